@@ -1,0 +1,137 @@
+//! Tuners: what is trained instead of the language model's own weights. One folder each.
+
+pub mod lora;
+
+use crate::models::CausalLm;
+use crate::settings::Component;
+use burn::tensor::Device;
+use rand_chacha::ChaCha8Rng;
+
+pub use lora::Lora;
+
+/// What stands in a recipe's `adapter` slot.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an adapter",
+    label = "the slot `adapter` takes an adapter, for example `Lora<r: 8>`",
+    note = "write `adapter: Lora<r: 8>`, leave the slot out for full fine-tuning, or implement \
+            `firebrick::adapters::Adapter` for `{Self}`"
+)]
+pub trait Adapter: Component {
+    /// Whether the language model's own weights stay frozen unless the user asks otherwise.
+    const FREEZES_LANGUAGE_MODEL: bool;
+
+    /// Puts the adapter's parameters, freshly initialised, beside the layers it targets; `prefix` is the path of the
+    /// model inside transformers' class, which a regular expression in `target_modules` is matched against.
+    ///
+    /// # Errors
+    /// [`AdapterError`] where nothing is targeted or a pattern is malformed.
+    fn attach<M: CausalLm>(
+        &self,
+        model: M,
+        prefix: &str,
+        rng: &mut ChaCha8Rng,
+        device: &Device,
+    ) -> Result<M, AdapterError>;
+
+    /// What `adapter_config.json` says of it in PEFT's layout; `None` where there is nothing to save beside the model.
+    fn peft_config(&self, context: &PeftContext) -> Option<serde_json::Value>;
+
+    /// Whether the projector is trained beside the adapter; `None` where the adapter has no say in it.
+    fn trains_projector(&self) -> Option<bool> {
+        None
+    }
+
+    /// The settings that a PEFT `adapter_config.json` holds.
+    ///
+    /// # Errors
+    /// [`AdapterError`] where the file is of another kind of tuner, or asks for what is not implemented.
+    fn from_peft_config(config: &serde_json::Value) -> Result<Self, AdapterError>;
+}
+
+/// What a saved adapter must know of the model around it.
+#[derive(Clone, Debug)]
+pub struct PeftContext {
+    /// Folder or hub id of the base model.
+    pub base_model: String,
+    /// Modules saved whole beside the adapter, by transformers' names.
+    pub modules_to_save: Vec<String>,
+    /// Paths in transformers' class of the layers that carry the adapter.
+    pub targets: Vec<String>,
+}
+
+/// An adapter that cannot be attached or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdapterError {
+    /// `target_modules` matches no layer.
+    #[error("adapter.target_modules = {pattern} matches no linear layer; the model has, for example, {examples}")]
+    NoTarget {
+        /// What was asked for.
+        pattern: String,
+        /// Some layers that exist.
+        examples: String,
+    },
+    /// A regular expression that does not parse.
+    #[error("adapter.target_modules = {pattern:?} is not a regular expression: {reason}")]
+    Pattern {
+        /// What was asked for.
+        pattern: String,
+        /// The parser's complaint.
+        reason: String,
+    },
+    /// An adapter file of another kind.
+    #[error("adapter_config.json: peft_type is {found}, but the recipe says `adapter: {expected}`")]
+    Kind {
+        /// The file's tuner.
+        found: String,
+        /// The recipe's tuner.
+        expected: &'static str,
+    },
+    /// A setting that changes the arithmetic and is not implemented.
+    #[error("adapter_config.json: {key} = {value} is not implemented; {advice}")]
+    Unsupported {
+        /// The setting.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What to do.
+        advice: String,
+    },
+    /// A value that is missing or of the wrong type.
+    #[error("adapter_config.json: {key} is {value}, expected {expected}")]
+    Value {
+        /// The setting.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+}
+
+crate::component! {
+    /// The empty `adapter` slot: full fine-tuning.
+    pub struct NoAdapter, NoAdapterBuilder {}
+}
+
+impl Adapter for NoAdapter {
+    const FREEZES_LANGUAGE_MODEL: bool = false;
+
+    fn attach<M: CausalLm>(
+        &self,
+        model: M,
+        _prefix: &str,
+        _rng: &mut ChaCha8Rng,
+        _device: &Device,
+    ) -> Result<M, AdapterError> {
+        Ok(model)
+    }
+
+    fn peft_config(&self, _context: &PeftContext) -> Option<serde_json::Value> {
+        None
+    }
+
+    fn from_peft_config(config: &serde_json::Value) -> Result<Self, AdapterError> {
+        Err(AdapterError::Kind { found: config["peft_type"].to_string(), expected: "NoAdapter" })
+    }
+}

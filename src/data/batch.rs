@@ -1,0 +1,145 @@
+//! Encoded records are padded to a rectangle in host memory.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Encoded, Place};
+
+/// The label of a position that is not learned.
+pub const IGNORE_INDEX: i32 = -100;
+
+/// On which side short rows are filled up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PadSide {
+    /// Behind the tokens, as in training.
+    #[default]
+    Right,
+    /// Before the tokens, as in generation, where all rows must end together.
+    Left,
+}
+
+/// How rows are brought to one length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Padding {
+    /// The id that fills. Padding is known by its position, never by this id, which may be that of a real token.
+    pub token: u32,
+    /// The side that is filled.
+    pub side: PadSide,
+    /// The rows' length is rounded up to a multiple of this; 0 and 1 do not round.
+    pub multiple_of: usize,
+}
+
+/// Where in a batch the features of one image go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageSlot {
+    /// The row.
+    pub row: usize,
+    /// The first position within the row, padding counted.
+    pub start: usize,
+    /// Number of positions.
+    pub length: usize,
+}
+
+/// Records side by side, padded.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Batch {
+    /// Number of records.
+    pub rows: usize,
+    /// Length of each row, padding included.
+    pub length: usize,
+    /// Token ids, `[rows, length]`.
+    pub input_ids: Vec<i32>,
+    /// Whether a token is to be learned, `[rows, length]`, unshifted; false at padding.
+    pub supervised: Vec<bool>,
+    /// Per row, the first position that is not padding.
+    pub starts: Vec<usize>,
+    /// Per row, the position behind the last one that is not padding.
+    pub ends: Vec<usize>,
+    /// The images of all rows, in the order of `pixel_values`.
+    pub images: Vec<ImageSlot>,
+    /// Normalized pixels, `[images, 3, height, width]`.
+    pub pixel_values: Vec<f32>,
+    /// Height and width of each image; `(0, 0)` in a batch without images.
+    pub image_size: (usize, usize),
+    /// Where each record begins.
+    pub places: Vec<Place>,
+    /// The records' ids.
+    pub ids: Vec<String>,
+    /// The records' numbers in the data set.
+    pub indices: Vec<usize>,
+}
+
+impl Batch {
+    /// What each position holds if it is to be learned, else [`IGNORE_INDEX`]; `[rows, length]`, unshifted, as
+    /// transformers takes labels.
+    pub fn labels(&self) -> Vec<i32> {
+        let pairs = self.input_ids.iter().zip(&self.supervised);
+        pairs.map(|(&id, &supervised)| if supervised { id } else { IGNORE_INDEX }).collect()
+    }
+
+    /// Number of tokens that enter the loss. A row's first token is never one: nothing precedes it.
+    pub fn num_supervised(&self) -> usize {
+        (0..self.rows)
+            .map(|row| {
+                let tokens = self.range(row);
+                let targets = &self.supervised[tokens.start..tokens.end];
+                targets.iter().skip(1).filter(|&&supervised| supervised).count()
+            })
+            .sum()
+    }
+
+    /// Number of tokens without padding, image tokens included.
+    pub fn num_tokens(&self) -> usize {
+        self.starts.iter().zip(&self.ends).map(|(start, end)| end - start).sum()
+    }
+
+    /// Where the tokens of `row` lie in `input_ids` and `supervised`.
+    fn range(&self, row: usize) -> std::ops::Range<usize> {
+        row * self.length + self.starts[row]..row * self.length + self.ends[row]
+    }
+}
+
+/// Puts records side by side.
+///
+/// All images of one call have the same size, as one encoder's preprocessing yields them.
+pub fn collate(samples: &[Encoded], padding: &Padding) -> Batch {
+    let rows = samples.len();
+    let longest = samples.iter().map(|sample| sample.input_ids.len()).max().unwrap_or(0);
+    let length = longest.next_multiple_of(padding.multiple_of.max(1));
+    let mut batch = Batch {
+        rows,
+        length,
+        input_ids: vec![padding.token as i32; rows * length],
+        supervised: vec![false; rows * length],
+        ..Batch::default()
+    };
+    batch.pixel_values.reserve_exact(samples.iter().map(|sample| sample.pixel_values.len()).sum());
+    for (row, sample) in samples.iter().enumerate() {
+        let tokens = sample.input_ids.len();
+        let start = match padding.side {
+            PadSide::Right => 0,
+            PadSide::Left => length - tokens,
+        };
+        batch.starts.push(start);
+        batch.ends.push(start + tokens);
+        let range = batch.range(row);
+        for (slot, &id) in batch.input_ids[range.clone()].iter_mut().zip(&sample.input_ids) {
+            *slot = id as i32;
+        }
+        batch.supervised[range].copy_from_slice(&sample.supervised);
+        batch.images.extend(sample.image_positions.iter().map(|at| ImageSlot {
+            row,
+            start: start + at.start,
+            length: at.len(),
+        }));
+        if !sample.image_positions.is_empty() {
+            debug_assert!(batch.image_size == (0, 0) || batch.image_size == sample.image_size);
+            batch.image_size = sample.image_size;
+        }
+        batch.pixel_values.extend_from_slice(&sample.pixel_values);
+        batch.places.push(sample.place.clone());
+        batch.ids.push(sample.id.clone());
+        batch.indices.push(sample.index);
+    }
+    batch
+}

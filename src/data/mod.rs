@@ -1,0 +1,144 @@
+//! Rows of data files become samples, samples become token ids with a supervision mask, and those become batches.
+//!
+//! ```text
+//! source   file line -> row                 Dataset, over a memory map; nothing is parsed before it is asked for
+//! llava,   row -> Sample                    a formatter: one small type per kind of record ([`DataKind`])
+//! text
+//! encode   Sample -> Encoded                token ids, mask, image slots, pixels; truncation
+//! sampler  lengths -> order                 which records form which batch
+//! batch    [Encoded] -> Batch               padding, host memory
+//! loader   order -> Batch, Batch, …         worker threads, a bounded number of batches ahead
+//! preflight                                 all of the above for every record, before any weight is read
+//! ```
+//!
+//! Nothing is dropped silently: a record that is refused is an error with file and line, or, under
+//! [`BadRecord::Skip`] and [`Overlong::Skip`], counted by reason and handed to the caller.
+
+pub mod batch;
+pub mod encode;
+pub mod error;
+pub mod llava;
+pub mod loader;
+pub mod place;
+pub mod preflight;
+mod reading;
+pub mod row;
+pub mod sampler;
+mod scan;
+pub mod source;
+#[cfg(test)]
+mod tests;
+pub mod text;
+pub mod turns;
+
+pub use batch::{Batch, ImageSlot, PadSide, Padding, collate};
+pub use encode::{Encoded, Encoder, ImageEncoding, Outcome, Overlong, Prompt, SkipReason};
+pub use error::DataError;
+pub use llava::LlavaData;
+pub use loader::{BadRecord, LoadedBatch, Loader, LoaderSettings, Skipped};
+pub use place::Place;
+pub use preflight::{Checked, check};
+pub use reading::Reading;
+pub use row::Row;
+pub use sampler::Sampler;
+pub use source::Dataset;
+pub use text::MessagesData;
+
+use std::path::PathBuf;
+
+use crate::settings::Component;
+use crate::text::{Conversation, Part};
+
+/// What the records of a data kind carry besides text. A marker: it exists in types only.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a kind of media",
+    label = "not a kind of media",
+    note = "write `type Media = TextOnly;` for records without pictures or `type Media = Images;` for records with them"
+)]
+pub trait Media: 'static {
+    /// Whether a record may name image files.
+    const IMAGES: bool;
+}
+
+/// Records of text and nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextOnly {}
+
+/// Records of text and any number of images, none included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Images {}
+
+impl Media for TextOnly {
+    const IMAGES: bool = false;
+}
+
+impl Media for Images {
+    const IMAGES: bool = true;
+}
+
+/// A kind of record: how one row of a file is read as a conversation.
+///
+/// A formatter is one small type; [`LlavaData`] is an example to copy. [`row`] has getters whose errors name the file,
+/// the line and the field, and [`turns`] the rules that every conversation is held to.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a kind of data",
+    label = "not a kind of data",
+    note = "name one that exists, such as `LlavaData` or `MessagesData`, or implement `firebrick::data::DataKind` for `{Self}`"
+)]
+pub trait DataKind: Component {
+    /// What the records carry besides text: [`TextOnly`] or [`Images`].
+    type Media: Media;
+
+    /// The fields that [`parse`](Self::parse) reads: `"id"` of the row, `"conversations[].from"` of the objects in a
+    /// row's list. Public data sets carry extras: other fields are ignored, and the preflight lists them once.
+    const FIELDS: &'static [&'static str];
+
+    /// How records of this kind are read; a kind with settings of its own passes them on.
+    fn reading(&self) -> Reading {
+        Reading::default()
+    }
+
+    /// Reads one row. Image paths are returned as the row names them; the data set resolves them.
+    ///
+    /// # Errors
+    /// A [`DataError`] that starts with `place`.
+    fn parse(&self, row: &Row, place: &Place) -> Result<Sample, DataError>;
+}
+
+/// One record, read: a conversation and the images it refers to, nothing of which is decoded yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// The record's `id`. Left empty by a formatter where the row has none: [`Dataset::sample`] then puts the record's
+    /// number, counted from 0.
+    pub id: String,
+    /// The turns. Holds as many image parts as `images` has paths, in the same order.
+    pub conversation: Conversation,
+    /// The image files, in the order of the image parts. As the row names them when they come from a formatter, as
+    /// found on disk when they come from [`Dataset::sample`].
+    pub images: Vec<PathBuf>,
+    /// Turns that stood before the human's first one and were dropped.
+    pub dropped_leading: usize,
+    /// Where the record begins.
+    pub place: Place,
+}
+
+impl Sample {
+    /// Number of words of all turns, an image marker counting as one; never 0. LLaVA's measure of length for its
+    /// samplers, which order records before anything is tokenized.
+    pub fn words(&self) -> usize {
+        let parts = self.conversation.messages.iter().flat_map(|message| &message.content);
+        let words: usize = parts
+            .map(|part| match part {
+                Part::Text(text) => text.split_whitespace().count(),
+                Part::Image => 1,
+            })
+            .sum();
+        words.max(1)
+    }
+
+    /// [`words`](Self::words), negative where the record has no image: what [`Sampler::epoch`] takes.
+    pub fn signed_length(&self) -> i64 {
+        let words = self.words() as i64;
+        if self.images.is_empty() { -words } else { words }
+    }
+}

@@ -1,0 +1,186 @@
+//! Every record of a data set, read and tokenized before any weight is.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+
+use super::row::unknown_fields;
+use super::{DataError, DataKind, Dataset, Encoder, Outcome, Sample};
+use crate::image;
+use crate::text::EncodedText;
+
+/// Problems that are kept in full; of the others only the number is known.
+const PROBLEMS_KEPT: usize = 20;
+
+/// Records between two calls of the progress callback, and the unit of work of a thread.
+const PIECE: usize = 64;
+
+/// What a preflight found.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// Records that will be trained on.
+    pub ok: usize,
+    /// The first refused records, in the data set's order.
+    pub problems: Vec<DataError>,
+    /// Number of refused records, by [`DataError::reason`].
+    pub problem_counts: BTreeMap<&'static str, usize>,
+    /// Number of records skipped on account of their length, by [`SkipReason::label`](super::SkipReason::label).
+    pub skipped: BTreeMap<&'static str, usize>,
+    /// Records that are cut to the length limit.
+    pub truncated: usize,
+    /// Turns before the user's first one that were dropped.
+    pub dropped_leading: usize,
+    /// Fields that no one reads, and how often they occur.
+    pub ignored_fields: BTreeMap<String, usize>,
+    /// Per record, its number of tokens after truncation, image tokens included; 0 for one that is not trained on.
+    pub lengths: Vec<usize>,
+    /// Per record, its number of words, negative where it has no image: what [`Sampler::epoch`](super::Sampler::epoch)
+    /// takes; 0 for one that is refused.
+    pub signed_lengths: Vec<i64>,
+    /// Supervised tokens of all records.
+    pub supervised_tokens: usize,
+    /// Image tokens of all records.
+    pub image_tokens: usize,
+    /// Images of all records.
+    pub images: usize,
+}
+
+impl Checked {
+    /// Number of refused records.
+    pub fn refused(&self) -> usize {
+        self.problem_counts.values().sum()
+    }
+
+    /// Tokens of all records that will be trained on.
+    pub fn tokens(&self) -> usize {
+        self.lengths.iter().sum()
+    }
+
+    /// Per record, whether it has images.
+    pub fn has_image(&self) -> impl Iterator<Item = bool> + '_ {
+        self.signed_lengths.iter().map(|&length| length > 0)
+    }
+}
+
+/// Reads, tokenizes and checks every record, on all threads. Of each image the header is read, or, with `decode`,
+/// all of it. `progress` is called now and then, from any thread, with the number of records done.
+pub fn check<K: DataKind>(
+    dataset: &Dataset<K>,
+    encoder: &Encoder,
+    decode: bool,
+    progress: impl Fn(usize) + Sync,
+) -> Checked {
+    let done = AtomicUsize::new(0);
+    let pieces: Vec<Checked> = (0..dataset.len().div_ceil(PIECE))
+        .into_par_iter()
+        .map(|piece| {
+            let range = piece * PIECE..((piece + 1) * PIECE).min(dataset.len());
+            let count = range.len();
+            let checked = check_range(dataset, encoder, decode, range);
+            progress(done.fetch_add(count, Ordering::Relaxed) + count);
+            checked
+        })
+        .collect();
+    let mut whole = Checked::default();
+    pieces.into_iter().for_each(|piece| whole.append(piece));
+    whole
+}
+
+fn check_range<K: DataKind>(dataset: &Dataset<K>, encoder: &Encoder, decode: bool, range: Range<usize>) -> Checked {
+    let mut checked = Checked::default();
+    for index in range {
+        checked.lengths.push(0);
+        checked.signed_lengths.push(0);
+        if let Err(error) = check_record(dataset, encoder, decode, index, &mut checked) {
+            *checked.problem_counts.entry(error.reason()).or_default() += 1;
+            checked.keep(error);
+        }
+    }
+    checked
+}
+
+fn check_record<K: DataKind>(
+    dataset: &Dataset<K>,
+    encoder: &Encoder,
+    decode: bool,
+    index: usize,
+    checked: &mut Checked,
+) -> Result<(), DataError> {
+    let row = dataset.row(index)?;
+    unknown_fields(&row, K::FIELDS, |field| *checked.ignored_fields.entry(field).or_default() += 1);
+    let sample = dataset.read(index, &row)?;
+    check_images(&sample, decode)?;
+    match encoder.encode_text(&sample)? {
+        Outcome::Whole(kept) => checked.count(&sample, &kept),
+        Outcome::Truncated { kept, .. } => {
+            checked.truncated += 1;
+            checked.count(&sample, &kept);
+        }
+        Outcome::Skipped { reason, .. } => {
+            *checked.skipped.entry(reason.label()).or_default() += 1;
+        }
+    }
+    if let Some(length) = checked.signed_lengths.last_mut() {
+        *length = sample.signed_length();
+    }
+    Ok(())
+}
+
+fn check_images(sample: &Sample, decode: bool) -> Result<(), DataError> {
+    let check = |path: &Path| match decode {
+        true => image::decode(path).map(drop),
+        false => image::probe(path).map(drop),
+    };
+    for (i, path) in sample.images.iter().enumerate() {
+        check(path).map_err(|source| DataError::Image {
+            place: sample.place.clone(),
+            number: i + 1,
+            source: Box::new(source),
+        })?;
+    }
+    Ok(())
+}
+
+impl Checked {
+    fn count(&mut self, sample: &Sample, encoded: &EncodedText) {
+        self.ok += 1;
+        self.dropped_leading += sample.dropped_leading;
+        if let Some(length) = self.lengths.last_mut() {
+            *length = encoded.input_ids.len();
+        }
+        self.supervised_tokens += encoded.num_supervised();
+        self.image_tokens += encoded.image_positions.iter().map(Range::len).sum::<usize>();
+        self.images += encoded.image_positions.len();
+    }
+
+    fn keep(&mut self, problem: DataError) {
+        if self.problems.len() < PROBLEMS_KEPT {
+            self.problems.push(problem);
+        }
+    }
+
+    /// Adds what was found in the records that follow.
+    fn append(&mut self, next: Checked) {
+        self.ok += next.ok;
+        next.problems.into_iter().for_each(|problem| self.keep(problem));
+        add(&mut self.problem_counts, next.problem_counts);
+        add(&mut self.skipped, next.skipped);
+        self.truncated += next.truncated;
+        self.dropped_leading += next.dropped_leading;
+        add(&mut self.ignored_fields, next.ignored_fields);
+        self.lengths.extend(next.lengths);
+        self.signed_lengths.extend(next.signed_lengths);
+        self.supervised_tokens += next.supervised_tokens;
+        self.image_tokens += next.image_tokens;
+        self.images += next.images;
+    }
+}
+
+fn add<Key: Ord>(to: &mut BTreeMap<Key, usize>, from: BTreeMap<Key, usize>) {
+    for (key, count) in from {
+        *to.entry(key).or_default() += count;
+    }
+}

@@ -1,0 +1,74 @@
+//! Text-only chat records: `{"id"?, "messages": [{"role": "user", "content": "…", "disable_loss"?}, …]}`.
+
+use super::row::{self, Row};
+use super::turns::arrange;
+use super::{DataError, DataKind, Place, Reading, Sample, TextOnly};
+use crate::settings::Kind;
+use crate::text::{Message, Role};
+
+const TURNS: &str = "messages";
+const ROLES: &str = "\"user\", \"assistant\" and \"system\"";
+
+crate::component! {
+    /// Hugging Face's chat rows without media; an `<image>` in the text is plain text.
+    ///
+    /// `"disable_loss": true` on an assistant message keeps it as context and learns nothing from it.
+    pub struct MessagesData, MessagesDataBuilder {
+        /// One of LLaVA's conversations (`v1`, `plain`, …), or `checkpoint` for the checkpoint's own; left open, v1 for LLaVA.
+        pub template: Option<String> = None => Kind::text().or_none(),
+        /// The most tokens a record may have, image tokens included.
+        pub max_tokens_count: usize = 2048 => Kind::count(),
+        /// What is done with a longer record.
+        pub overlong: String = "truncate".to_owned() => Kind::choice(&["truncate", "skip", "error"]),
+        /// What is done with a record that is refused.
+        pub bad_record: String = "error".to_owned() => Kind::choice(&["error", "skip"]),
+    }
+}
+
+impl DataKind for MessagesData {
+    type Media = TextOnly;
+
+    const FIELDS: &'static [&'static str] =
+        &["id", TURNS, "messages[].role", "messages[].content", "messages[].disable_loss"];
+
+    fn reading(&self) -> Reading {
+        Reading::parse(self.template.clone(), self.max_tokens_count, &self.overlong, &self.bad_record)
+    }
+
+    fn parse(&self, row: &Row, place: &Place) -> Result<Sample, DataError> {
+        let id = row::id(row, place)?;
+        let turns = row::objects(row, TURNS, place)?
+            .into_iter()
+            .enumerate()
+            .map(|(i, turn)| message(turn, i, place))
+            .collect::<Result<Vec<_>, _>>()?;
+        let arranged = arrange(turns, TURNS, place)?;
+        Ok(Sample {
+            id,
+            conversation: arranged.conversation,
+            images: Vec::new(),
+            dropped_leading: arranged.dropped_leading,
+            place: place.clone(),
+        })
+    }
+}
+
+fn message(turn: &Row, i: usize, place: &Place) -> Result<Message, DataError> {
+    let path = |key: &'static str| move || format!("{TURNS}[{i}].{key}");
+    let role = match row::string(turn, "role", path("role"), place)? {
+        "user" => Role::User,
+        "assistant" => Role::Assistant,
+        "system" => Role::System,
+        other => {
+            return Err(DataError::UnknownRole {
+                place: place.clone(),
+                turn: i + 1,
+                role: other.to_owned(),
+                allowed: ROLES,
+            });
+        }
+    };
+    let content = row::string(turn, "content", path("content"), place)?;
+    let train = !row::flag(turn, "disable_loss", path("disable_loss"), place)?;
+    Ok(Message { train, ..Message::text(role, content) })
+}

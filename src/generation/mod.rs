@@ -1,0 +1,72 @@
+//! Greedy decoding with a key-value cache.
+
+// b batch, t tokens, d hidden width
+use crate::models::CausalLm;
+use crate::nn::{SequenceLayout, token_stats};
+use crate::projector::ProjectorModel;
+use crate::vision::VisionTower;
+use crate::vlm::{Vlm, VlmInputs};
+use burn::tensor::{Int, Tensor, TensorData};
+
+/// When decoding ends.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    /// Tokens that end a row; they are not part of the answer.
+    pub end_tokens: Vec<u32>,
+    /// Tokens after which a row ends anyway.
+    pub max_new_tokens: usize,
+}
+
+/// The likeliest token at each step, for every row of a left-padded batch, until each has ended.
+///
+/// `on_token(row, id)` sees each new token of an answer as it is made; returning `false` ends that row.
+///
+/// Run it on `model.valid()`: on a model that is tracked for gradients it would keep every step's graph.
+pub fn greedy<L: CausalLm, T: VisionTower, P: ProjectorModel>(
+    model: &Vlm<L, T, P>,
+    inputs: &VlmInputs,
+    stop: &Stop,
+    mut on_token: impl FnMut(usize, u32) -> bool,
+) -> Vec<Vec<u32>> {
+    let [b, mut past] = inputs.ids_bt.dims();
+    let mut answers: Vec<Vec<u32>> = vec![Vec::new(); b];
+    if stop.max_new_tokens == 0 || b == 0 {
+        return answers;
+    }
+    let device = inputs.ids_bt.device();
+    let mut ended = vec![false; b];
+    let mut cache = model.language_model.new_cache();
+    let mut hidden = model.hidden(inputs, Some(&mut cache));
+    loop {
+        let next = likeliest(model, hidden);
+        for (row, &id) in next.iter().enumerate() {
+            if ended[row] {
+                continue;
+            }
+            if stop.end_tokens.contains(&id) {
+                ended[row] = true;
+                continue;
+            }
+            answers[row].push(id);
+            ended[row] = !on_token(row, id) || answers[row].len() >= stop.max_new_tokens;
+        }
+        if ended.iter().all(|&e| e) {
+            return answers;
+        }
+        let ids: Vec<i32> = next.iter().map(|&id| id as i32).collect();
+        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [b, 1]), &device);
+        let layout = SequenceLayout { starts: inputs.layout.starts.clone(), past };
+        let x = model.language_model.embed(ids);
+        hidden = model.language_model.hidden(x, &layout, Some(&mut cache));
+        past += 1;
+    }
+}
+
+/// Argmax of the head at each row's last position.
+fn likeliest<L: CausalLm, T: VisionTower, P: ProjectorModel>(model: &Vlm<L, T, P>, hidden_btd: Tensor<3>) -> Vec<u32> {
+    let [b, t, d] = hidden_btd.dims();
+    let last = hidden_btd.narrow(1, t - 1, 1).reshape([b, d]);
+    let unused = Tensor::<1, Int>::zeros([b], &last.device());
+    let argmax = token_stats(last, model.language_model.head(), unused).argmax;
+    argmax.into_data().iter::<i64>().map(|id| id as u32).collect()
+}

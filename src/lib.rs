@@ -1,0 +1,67 @@
+//! Firebrick: fine-tuning and aligning language models and vision-language models as typed recipes.
+//!
+//! ```no_run
+//! use firebrick::prelude::*;
+//!
+//! fn main() -> anyhow::Result<()> {
+//!     experiment! {
+//!         model: Llama,
+//!         adapter: Lora<r: 8>,
+//!         vision: Clip,
+//!         projector: Mlp2xGelu,
+//!         objective: Sft,
+//!     }
+//!     .main()
+//! }
+//! ```
+//!
+//! # The code
+//! Modules stand in layers, and a module imports only from layers to its left; a test holds the code to it:
+//!
+//! `settings, device, nn, text, image, checkpoint` → `data, models, vision, projector, adapters, objectives` → `vlm` →
+//! `generation` → `trainer` → `recipe`
+//!
+//! # Invariants
+//! - `objectives` know no model: they receive log-probabilities and return a loss.
+//! - `checkpoint` names no architecture; a model's key map lives in that model's folder.
+//! - `data` holds no parameters; `trainer` has no branch on model, modality or objective.
+//! - No string selects behaviour inside the library: strings are parsed once, at the edge.
+//! - A new model, encoder, projector, adapter or objective touches one folder and one `pub mod` line.
+//! - A user's setting is obeyed or refused, never ignored.
+//! - On the CPU a run that was killed and resumed has the same bits as one that was not.
+
+// The macros' expansions name the library by its path, inside the library too.
+extern crate self as firebrick;
+
+pub mod adapters;
+pub mod checkpoint;
+pub mod data;
+pub mod device;
+pub mod generation;
+pub mod image;
+pub mod models;
+pub mod nn;
+pub mod objectives;
+pub mod projector;
+pub mod recipe;
+pub mod settings;
+pub mod text;
+pub mod trainer;
+pub mod vision;
+pub mod vlm;
+
+pub use firebrick_macros::experiment;
+
+/// The macro and every component.
+pub mod prelude {
+    pub use crate::adapters::{Adapter, Lora, NoAdapter};
+    pub use crate::data::{DataKind, LlavaData, MessagesData};
+    pub use crate::experiment;
+    pub use crate::models::{LanguageModel, Llama};
+    pub use crate::objectives::{Objective, Sft};
+    pub use crate::projector::{Accepts, Identity, Linear, Mlp, Mlp2xGelu, NoProjector, Projector};
+    pub use crate::recipe::{Arguments, Experiment, NoReference, fits};
+    pub use crate::settings::Component;
+    pub use crate::trainer::Train;
+    pub use crate::vision::{Clip, FeatureKind, NoVision, Patches, VisionEncoder};
+}

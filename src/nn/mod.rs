@@ -1,0 +1,47 @@
+//! Blocks that models share and that burn's own `nn` lacks or computes differently.
+//!
+//! Weights keep PyTorch's layout (`[out, in]`) so that files map onto memory without a transposition, and struct
+//! fields are named after Hugging Face's modules, so that a parameter's path *is* its key in a checkpoint.
+//!
+//! Every operation has one door here. Behind it stands the fused CPU kernel of [`flex`] where the tensors live on the
+//! CPU, and a composition of burn's operations everywhere else; both compute the same thing.
+
+mod activation;
+mod attention;
+mod embedding;
+#[cfg(feature = "cpu")]
+pub mod flex;
+mod linear;
+mod loss;
+mod norm;
+pub mod params;
+mod rope;
+
+pub use activation::{Activation, UnknownActivation};
+pub use attention::{AttentionSpec, KvCache, LayerCache, SequenceLayout, attention};
+pub use embedding::Embedding;
+pub(crate) use linear::linear;
+pub use linear::{AdapterSlot, Linear, LinearAdapter};
+pub use loss::{TokenStats, token_log_probs, token_stats};
+pub use norm::{LayerNorm, RmsNorm};
+pub(crate) use norm::{cast_to, to_f32};
+pub use rope::{Rope, RopeConfig, RopeScaling};
+
+use burn::tensor::{Device, Tensor};
+
+/// Whether `device` runs the fused CPU kernels.
+#[cfg(feature = "cpu")]
+pub(crate) fn is_flex(device: &Device) -> bool {
+    flex::is_flex(device)
+}
+
+/// Whether `device` runs the fused CPU kernels: never, in a build without the feature `cpu`.
+#[cfg(not(feature = "cpu"))]
+pub(crate) fn is_flex(_device: &Device) -> bool {
+    false
+}
+
+/// Whether the fused CPU kernels, which are f32 only, take this tensor.
+pub(crate) fn fused<const D: usize>(x: &Tensor<D>) -> bool {
+    x.dtype() == burn::tensor::DType::F32 && is_flex(&x.device())
+}

@@ -1,0 +1,65 @@
+//! `depth` linear layers with GELU between them: LLaVA's `mlpNx_gelu`.
+
+use super::{Accepts, Projector, ProjectorError, ProjectorModel, depth_of, mismatch};
+use crate::nn::{self, Activation};
+use crate::settings::Kind;
+use crate::vision::Patches;
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+
+crate::component! {
+    /// `projector: Mlp<depth: n>`.
+    pub struct Mlp, MlpBuilder {
+        /// Number of linear layers, with GELU between them.
+        pub depth: usize = 2 => Kind::integer(1, 64),
+    }
+}
+
+/// LLaVA-1.5's projector: an [`Mlp`] of depth 2, which is its default.
+pub type Mlp2xGelu = Mlp;
+
+/// The layers, first to last.
+#[derive(Module, Debug)]
+pub struct MlpModel {
+    /// Linear layers with biases.
+    pub linears: Vec<nn::Linear>,
+}
+
+impl Projector for Mlp {
+    type Model = MlpModel;
+
+    fn build(&self, from: usize, to: usize, device: &Device) -> Result<MlpModel, ProjectorError> {
+        let linears =
+            (0..self.depth).map(|i| nn::Linear::new(if i == 0 { from } else { to }, to, true, device)).collect();
+        Ok(MlpModel { linears })
+    }
+
+    fn check_keys(&self, keys: &[String]) -> Result<(), ProjectorError> {
+        match depth_of(keys) {
+            depth if depth == self.depth => Ok(()),
+            depth => Err(mismatch(format!("Mlp<depth: {}>", self.depth), depth)),
+        }
+    }
+}
+
+impl Accepts<Patches> for Mlp {}
+
+impl ProjectorModel for MlpModel {
+    fn forward(&self, features_ntd: Tensor<3>) -> Tensor<3> {
+        let mut layers = self.linears.iter();
+        let Some(first) = layers.next() else { return features_ntd };
+        layers.fold(first.forward(features_ntd), |x, layer| {
+            // The error-function form, as LLaVA's `nn.GELU()`.
+            layer.forward(Activation::Gelu.forward(x))
+        })
+    }
+
+    /// `linears.0.weight` is `linear_1.weight` in the file.
+    fn file_key(&self, parameter: &str) -> String {
+        let mut parts = parameter.splitn(3, '.');
+        match (parts.next(), parts.next().and_then(|i| i.parse::<usize>().ok()), parts.next()) {
+            (Some("linears"), Some(index), Some(rest)) => format!("linear_{}.{rest}", index + 1),
+            _ => parameter.to_owned(),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Reading a PEFT adapter folder onto a model.
+
+use super::RecipeError;
+use super::folder::Loaded;
+use crate::adapters::Adapter;
+use crate::checkpoint::{CheckpointError, Expected, HostTensor, Shards, bridge, read_json, resolve};
+use crate::models::LanguageModel;
+use crate::nn::params;
+use crate::projector::Projector;
+use crate::vision::VisionEncoder;
+use crate::vlm::{Layout, PEFT_RENAME, Vlm};
+use burn::tensor::Device;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use std::collections::HashMap;
+use std::path::Path;
+
+/// The settings in a folder's `adapter_config.json`.
+///
+/// # Errors
+/// [`RecipeError::Adapter`] where it is of another kind.
+pub fn read_settings<A: Adapter>(dir: &Path) -> Result<A, RecipeError> {
+    let config = read_json(&dir.join("adapter_config.json"))?;
+    Ok(A::from_peft_config(&config)?)
+}
+
+/// Attaches the adapter in `dir` and gives it, and the projector where it was saved beside it, the folder's weights.
+///
+/// # Errors
+/// [`RecipeError::Checkpoint`] naming every tensor that is missing, unexpected or misshapen.
+pub fn load<M: LanguageModel, A: Adapter, V: VisionEncoder, P: Projector>(
+    mut loaded: Loaded<M, V, P>,
+    adapter: &A,
+    dir: &Path,
+    device: &Device,
+) -> Result<Loaded<M, V, P>, RecipeError> {
+    let layout = if loaded.processor.is_some() { Layout::Composed } else { Layout::Plain };
+    let prefix = Vlm::<M::Model, V::Model, P::Model>::module_prefix(layout);
+    // Every value drawn here is replaced by the folder's.
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let model = &mut loaded.model;
+    model.language_model = adapter.attach(model.language_model.clone(), prefix, &mut rng, device)?;
+    let shards = open(dir)?;
+    let keys = keys_of(&mut loaded, layout);
+    let expected: Vec<Expected> = keys
+        .iter()
+        .map(|(key, (_, shape, required))| match required {
+            true => Expected::required(key.clone(), shape.clone()),
+            false => Expected::optional(key.clone(), shape.clone()),
+        })
+        .collect();
+    let resolved = resolve(&expected, &shards, PEFT_RENAME, &[])?;
+    let tensors: HashMap<String, HostTensor> = resolved
+        .into_iter()
+        .filter_map(|r| keys.get(&r.expected.name).map(|(name, ..)| (name.clone(), r.view.to_host())))
+        .collect();
+    loaded.model = bridge::assign(loaded.model, tensors, device);
+    Ok(loaded)
+}
+
+fn open(dir: &Path) -> Result<Shards, CheckpointError> {
+    Shards::open_stem(dir, "adapter_model")
+}
+
+type Keys = HashMap<String, (String, Vec<usize>, bool)>;
+
+/// PEFT's key -> parameter, shape, whether the file must have it.
+fn keys_of<M: LanguageModel, V: VisionEncoder, P: Projector>(loaded: &mut Loaded<M, V, P>, layout: Layout) -> Keys {
+    let mut keys = Keys::new();
+    loaded.model.visit_linears(&mut |path, linear| {
+        let Some(slot) = &linear.adapter else { return };
+        for (index, matrix) in slot.rule.names().iter().enumerate() {
+            let key = Vlm::<M::Model, V::Model, P::Model>::peft_adapter_key(path, matrix, layout);
+            let name = format!("language_model.{path}.adapter.params.{index}");
+            keys.insert(key, (name, slot.params[index].lazy_shape().to_vec(), true));
+        }
+    });
+    for parameter in params::list(&loaded.model) {
+        if let Some(key) = loaded.model.peft_projector_key(&parameter.name) {
+            keys.insert(key, (parameter.name, parameter.shape, false));
+        }
+    }
+    keys
+}

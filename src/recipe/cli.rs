@@ -1,0 +1,70 @@
+//! The command line that every recipe has.
+
+use crate::device::DeviceRequest;
+use clap::Parser;
+use std::path::PathBuf;
+
+/// Options of a training recipe.
+#[derive(Clone, Debug, Default, Parser)]
+#[command(disable_version_flag = true)]
+pub struct Arguments {
+    /// Folder of a Hugging Face checkpoint; left out, the recipe makes a small random model
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// PEFT adapter to continue from
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Training data, .json or .jsonl; left out, the recipe makes a small data set
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub data: Vec<PathBuf>,
+    /// Held-out data
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub eval_data: Vec<PathBuf>,
+    /// Folders in which relative image paths are sought, before the folder of the file that names them
+    #[arg(long, value_name = "DIR", num_args = 1..)]
+    pub images: Vec<PathBuf>,
+    /// Run folder; left out, runs/<recipe>-<n>
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// auto | cpu | wgpu[:i] | cuda[:i]
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = parse_device)]
+    pub device: DeviceRequest,
+    /// Settings from a file: {"train": {"learning_rate": 1e-4}}, or a run's own config.json
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// One setting; repeatable
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Optimizer steps; overrides the epochs (train.max_steps)
+    #[arg(long, value_name = "N")]
+    pub max_steps: Option<usize>,
+    /// Seeds data order, dropout and fresh weights (train.seed)
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Continue the newest whole checkpoint of --output
+    #[arg(long)]
+    pub resume: bool,
+    /// Check settings, tokenizer, template, records and image headers, show one sample, and stop
+    #[arg(long)]
+    pub dry_run: bool,
+    /// With --dry-run: decode every image as well
+    #[arg(long, requires = "dry_run")]
+    pub decode: bool,
+    /// Print every setting with its origin, and stop
+    #[arg(long)]
+    pub print_config: bool,
+}
+
+fn parse_device(text: &str) -> Result<DeviceRequest, String> {
+    text.parse().map_err(|error: crate::device::DeviceError| error.to_string())
+}
+
+impl Arguments {
+    /// `--set` and the options that stand for a setting, in the order of their precedence.
+    pub fn assignments(&self) -> Vec<String> {
+        let mut all = self.set.clone();
+        all.extend(self.max_steps.map(|n| format!("train.max_steps={n}")));
+        all.extend(self.seed.map(|n| format!("train.seed={n}")));
+        all
+    }
+}

@@ -1,0 +1,110 @@
+//! What a recipe makes for itself when it is given no model or no data, tied to its settings.
+
+use super::RecipeError;
+use super::made::{MadeData, MadeModel, MadeTraining, write_data, write_model};
+use crate::data::{DataKind, Dataset};
+use crate::image::probe;
+use crate::text::ChatTemplate;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// A folder for a dry run's made inputs, removed when dropped.
+pub struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    /// A new empty folder.
+    ///
+    /// # Errors
+    /// [`RecipeError::Io`].
+    pub fn new() -> Result<Self, RecipeError> {
+        tempfile::tempdir().map(Self).map_err(RecipeError::io(&std::env::temp_dir()))
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+/// Settings that a made model learns well with: key and value.
+pub fn training(own_data: bool) -> Vec<(&'static str, Value)> {
+    let made = if own_data { MadeTraining::for_own_data() } else { MadeTraining::for_pictures() };
+    let mut settings = vec![
+        ("train.num_train_epochs", json!(made.num_train_epochs)),
+        ("train.per_device_train_batch_size", json!(made.per_device_train_batch_size)),
+        ("train.learning_rate", json!(made.adapter_learning_rate)),
+        ("train.weight_decay", json!(made.weight_decay)),
+        ("train.warmup_ratio", json!(made.warmup_ratio)),
+        ("train.max_grad_norm", json!(made.max_grad_norm)),
+        ("train.eval_on_start", json!(true)),
+        ("train.eval_shuffled_images", json!(true)),
+        ("train.max_new_tokens", json!(24)),
+        ("train.per_device_eval_batch_size", json!(60)),
+    ];
+    for (part, training) in
+        [("vision_tower", made.vision_tower), ("projector", made.projector), ("language_model", made.language_model)]
+    {
+        let (key, rate) = match part {
+            "vision_tower" => ("train.vision_tower", "train.vision_tower_learning_rate"),
+            "projector" => ("train.projector", "train.projector_learning_rate"),
+            _ => ("train.language_model", "train.language_model_learning_rate"),
+        };
+        settings.push((key, json!(training.trained)));
+        if training.learning_rate != made.adapter_learning_rate {
+            settings.push((rate, json!(training.learning_rate)));
+        }
+    }
+    settings
+}
+
+/// Makes the pictures with questions and answers, or finds those of a run that is resumed.
+///
+/// # Errors
+/// [`RecipeError::Made`].
+pub fn data(dir: &Path, seed: u64) -> Result<MadeData, RecipeError> {
+    std::fs::create_dir_all(dir).map_err(RecipeError::io(dir))?;
+    Ok(write_data(dir, seed, MadeTraining::TRAIN_RECORDS, MadeTraining::EVAL_RECORDS)?)
+}
+
+/// The data that a made model must fit.
+pub struct Texts<'a> {
+    /// Files of records.
+    pub data: &'a [PathBuf],
+    /// Folders of images.
+    pub images: &'a [PathBuf],
+}
+
+/// Images whose size decides the made model's; enough to see past an odd one.
+const PROBED: usize = 64;
+
+/// Makes a small random model whose tokenizer and image size fit the data.
+///
+/// # Errors
+/// [`RecipeError::Data`] of a record that cannot be read, [`RecipeError::Made`].
+pub fn model<K: DataKind + Default>(dir: &Path, texts: &Texts<'_>, seed: u64) -> Result<PathBuf, RecipeError> {
+    let dataset = Dataset::open(K::default(), texts.data, texts.images)?;
+    let template = ChatTemplate::llava("v1")?;
+    let mut sizes = Vec::new();
+    let mut lines = Vec::with_capacity(dataset.len());
+    for index in 0..dataset.len() {
+        // A record that cannot be read is the preflight's to report, with all the others.
+        let Ok(sample) = dataset.sample(index) else { continue };
+        if let Ok(rendered) = template.render(&sample.conversation) {
+            lines.push(rendered.text);
+        }
+        if sizes.len() < PROBED {
+            sizes.extend(sample.images.iter().filter_map(|path| probe(path).ok()));
+        }
+    }
+    let spec = match median(&mut sizes) {
+        Some((width, height)) => MadeModel::for_images(width as usize, height as usize),
+        None => MadeModel::for_pictures(),
+    };
+    write_model(dir, &spec, lines.into_iter(), seed)?;
+    Ok(dir.to_owned())
+}
+
+fn median(sizes: &mut [(u32, u32)]) -> Option<(u32, u32)> {
+    sizes.sort_unstable();
+    sizes.get(sizes.len() / 2).copied()
+}

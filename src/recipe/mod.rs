@@ -1,0 +1,49 @@
+//! Typed assembly: experiments, their command line, validation, and the tools that take any checkpoint.
+
+pub mod adapter_file;
+mod cli;
+mod error;
+mod experiment;
+mod folder;
+pub mod made;
+mod making;
+mod preflight;
+mod report;
+mod run;
+mod run_folder;
+mod save;
+mod slots;
+pub mod tools;
+mod zoo;
+
+pub use cli::Arguments;
+pub use error::RecipeError;
+pub use experiment::{Experiment, ExperimentBuilder, Parts};
+pub use folder::{Loaded, ModelFolder, Opened, VlmOf};
+pub use run::{Finished, describe, exit};
+pub use save::{Saved, merge, save_adapter, save_final, save_model};
+#[doc(hidden)]
+pub use slots::refused;
+pub use slots::{
+    DefaultImageData, DefaultObjective, DefaultTextData, Fits, NoReference, Reference, Suits, Unwritten, fits,
+    fits_train,
+};
+
+crate::component! {
+    /// How images are brought to the encoder's size.
+    pub struct ImageSettings, ImageSettingsBuilder {
+        /// `crop` the centre or `pad` to a square; left open, what the checkpoint says. LLaVA's `square` is `crop`.
+        pub aspect_ratio: Option<String> = None => crate::settings::Kind::choice(&["crop", "square", "pad"]).or_none(),
+    }
+}
+
+impl ImageSettings {
+    fn apply(&self, processor: &mut crate::image::ImageProcessor) {
+        use crate::image::AspectRatio;
+        match self.aspect_ratio.as_deref() {
+            Some("pad") => processor.aspect_ratio = AspectRatio::Pad,
+            Some(_) => processor.aspect_ratio = AspectRatio::Crop,
+            None => {}
+        }
+    }
+}

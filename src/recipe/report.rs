@@ -1,0 +1,235 @@
+//! `report.html`: what a run did, on one page.
+
+use super::RecipeError;
+use crate::checkpoint::{CheckpointError, read_json, write_file};
+use crate::data::DataKind;
+use crate::device::Chosen;
+use crate::settings::Resolved;
+use crate::text::{Part, Role};
+use crate::trainer::report::{Report, SamplePicture, Setting, render};
+use crate::trainer::state::Counters;
+use crate::trainer::{Answer, EvalData, Images, Policy, answer};
+use burn::tensor::Device;
+use serde_json::{Map, Value, json};
+use std::path::Path;
+use std::time::SystemTime;
+
+/// Records shown in a report.
+const SHOWN: usize = 12;
+/// Larger pictures are left out of the page, which has to stay openable.
+const LARGEST_PICTURE: u64 = 2 << 20;
+
+/// The records that the report shows, with the answers of an untrained and a trained model.
+pub struct Samples<D: DataKind> {
+    data: Option<EvalData<D>>,
+    indices: Vec<usize>,
+}
+
+impl<D: DataKind> Samples<D> {
+    /// Some held-out records, evenly spread; none where nothing is held out.
+    pub fn choose(eval: Option<&EvalData<D>>) -> Self {
+        let Some(data) = eval else { return Self { data: None, indices: Vec::new() } };
+        let length = data.dataset.len();
+        let shown = SHOWN.min(length);
+        Self { data: Some(data.clone()), indices: (0..shown).map(|i| i * length / shown).collect() }
+    }
+
+    /// The untrained model's answers: asked, or found in the folder of a run that is resumed.
+    ///
+    /// # Errors
+    /// [`RecipeError::Data`], [`RecipeError::Checkpoint`].
+    pub fn before<P: Policy>(&self, run: &Path, model: &P, device: &Device) -> Result<Vec<Answer>, RecipeError> {
+        let path = run.join("before.json");
+        if path.is_file() {
+            let held = read_json(&path)?;
+            return Ok(held.as_array().map(|all| all.iter().map(from_json).collect()).unwrap_or_default());
+        }
+        let answers = self.answers(model, device)?;
+        let rows: Vec<Value> = answers.iter().map(to_json).collect();
+        write_file(&path, json!(rows).to_string().as_bytes())?;
+        Ok(answers)
+    }
+
+    /// A model's answers.
+    ///
+    /// # Errors
+    /// [`RecipeError::Data`].
+    pub fn answers<P: Policy>(&self, model: &P, device: &Device) -> Result<Vec<Answer>, RecipeError> {
+        let Some(data) = &self.data else { return Ok(Vec::new()) };
+        Ok(answer(&model.valid(), data, &self.indices, Images::Own, device, None)?)
+    }
+
+    fn pictures(&self, before: &[Answer], after: &[Answer]) -> Vec<SamplePicture> {
+        let Some(data) = &self.data else { return Vec::new() };
+        let find = |answers: &'_ [Answer], index: usize| answers.iter().find(|a| a.index == index).cloned();
+        let one = |&index: &usize| {
+            let sample = data.dataset.sample(index).ok()?;
+            let messages = &sample.conversation.messages;
+            let last = messages.iter().rposition(|m| m.role == Role::Assistant)?;
+            let words = |parts: &[Part]| -> String {
+                parts
+                    .iter()
+                    .filter_map(|p| match p {
+                        Part::Text(text) => Some(text.trim()),
+                        Part::Image => None,
+                    })
+                    .collect()
+            };
+            let question = messages[..last].iter().rev().find(|m| m.role == Role::User);
+            let (before, after) = (find(before, index), find(after, index));
+            Some(SamplePicture {
+                images: sample.images.iter().filter_map(|path| picture(path)).collect(),
+                question: question.map(|m| words(&m.content)).unwrap_or_default(),
+                expected: words(&messages[last].content),
+                before_correct: before.as_ref().map(Answer::is_exact),
+                after_correct: after.as_ref().map(Answer::is_exact),
+                before: before.map(|a| a.generated),
+                after: after.map(|a| a.generated),
+            })
+        };
+        self.indices.iter().filter_map(one).collect()
+    }
+}
+
+fn to_json(answer: &Answer) -> Value {
+    json!({"index": answer.index, "expected": answer.expected, "generated": answer.generated})
+}
+
+fn from_json(value: &Value) -> Answer {
+    let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
+    Answer {
+        index: value["index"].as_u64().unwrap_or_default() as usize,
+        expected: text("expected"),
+        generated: text("generated"),
+    }
+}
+
+/// Media type and bytes of a picture that a browser shows.
+fn picture(path: &Path) -> Option<(String, Vec<u8>)> {
+    if std::fs::metadata(path).ok()?.len() > LARGEST_PICTURE {
+        return None;
+    }
+    let bytes = std::fs::read(path).ok()?;
+    let kind = match bytes.get(..4)? {
+        [0x89, b'P', b'N', b'G'] => "image/png",
+        [0xFF, 0xD8, ..] => "image/jpeg",
+        [b'G', b'I', b'F', _] => "image/gif",
+        [b'R', b'I', b'F', b'F'] => "image/webp",
+        [b'B', b'M', ..] => "image/bmp",
+        _ => return None,
+    };
+    Some((kind.to_owned(), bytes))
+}
+
+/// What the page is made of.
+pub struct Page<'a> {
+    /// The recipe.
+    pub name: &'a str,
+    /// The device.
+    pub chosen: &'a Chosen,
+    /// The settings.
+    pub resolved: &'a Resolved,
+    /// When this process began.
+    pub started: SystemTime,
+    /// What the preflight said.
+    pub notes: &'a [String],
+    /// The run's counters.
+    pub counters: &'a Counters,
+    /// Every row of `metrics.jsonl`.
+    pub metrics: &'a [Map<String, Value>],
+}
+
+impl Page<'_> {
+    /// Writes `report.html`.
+    ///
+    /// # Errors
+    /// [`RecipeError::Checkpoint`] where it cannot be written.
+    pub fn write<D: DataKind>(
+        &self,
+        run: &Path,
+        samples: &Samples<D>,
+        before: &[Answer],
+        after: &[Answer],
+    ) -> Result<(), RecipeError> {
+        let report = Report {
+            title: self.name.to_owned(),
+            command: std::env::args().collect::<Vec<_>>().join(" "),
+            started: time(self.started),
+            ended: time(SystemTime::now()),
+            device: format!("{} ({})", self.chosen.name, self.chosen.reason),
+            summary: self.summary(),
+            settings: self
+                .resolved
+                .settings()
+                .iter()
+                .map(|s| Setting { key: s.key.clone(), value: s.value.to_string(), origin: s.origin.to_string() })
+                .collect(),
+            metrics: self.metrics.to_vec(),
+            samples: samples.pictures(before, after),
+            dropped: self.counters.skipped.iter().map(|(reason, n)| (reason.clone(), *n)).collect(),
+            notes: self.notes.to_vec(),
+        };
+        let written: Result<(), CheckpointError> = write_file(&run.join("report.html"), render(&report).as_bytes());
+        Ok(written?)
+    }
+
+    fn summary(&self) -> Vec<(String, String)> {
+        let last = |key: &str| self.metrics.iter().rev().find_map(|row| row.get(key)?.as_f64());
+        let first = |key: &str| self.metrics.iter().find_map(|row| row.get(key)?.as_f64());
+        let mut summary = vec![("Steps".to_owned(), self.counters.step.to_string())];
+        let mut add = |name: &str, value: Option<String>| {
+            summary.extend(value.map(|value| (name.to_owned(), value)));
+        };
+        let percent = |value: f64| format!("{:.1}%", value * 100.0);
+        let rise = |key: &str| match (first(key), last(key)) {
+            (Some(first), Some(last)) if first != last => Some(format!("{} → {}", percent(first), percent(last))),
+            (_, last) => last.map(percent),
+        };
+        add("Exact match", rise("eval_exact_match"));
+        add("Exact match, images shuffled", last("eval_exact_match_shuffled_images").map(percent));
+        add("Token accuracy", rise("eval_token_accuracy"));
+        add("Evaluation loss", last("eval_loss").map(|v| format!("{v:.4}")));
+        add("Training loss", last("loss").map(|v| format!("{v:.4}")));
+        add("Tokens", Some(self.counters.num_tokens.to_string()));
+        let seconds = self.counters.train_seconds;
+        add("Training time", Some(format!("{seconds:.0} s")));
+        let speed = self.counters.num_tokens as f64 / seconds.max(1e-9);
+        add("Tokens per second", Some(format!("{speed:.0}")));
+        summary
+    }
+}
+
+/// UTC, to the second.
+fn time(at: SystemTime) -> String {
+    let seconds = at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Days to a civil date, after Howard Hinnant's algorithm over 400-year eras.
+    let z = days + 719_468;
+    let (era, day_of_era) = (z / 146_097, z % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC", rest / 3600, rest % 3600 / 60, rest % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn dates_across_leap_years() {
+        for (seconds, expected) in [
+            (0, "1970-01-01 00:00:00 UTC"),
+            (951_782_399, "2000-02-28 23:59:59 UTC"),
+            (951_782_400, "2000-02-29 00:00:00 UTC"),
+            (1_709_251_199, "2024-02-29 23:59:59 UTC"),
+            (1_795_219_200, "2026-11-21 00:00:00 UTC"),
+        ] {
+            assert_eq!(time(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), expected);
+        }
+    }
+}

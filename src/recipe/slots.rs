@@ -1,0 +1,105 @@
+//! The slots of an experiment, what fills them by default, and the check that the parts go together.
+
+use crate::adapters::Adapter;
+use crate::data::{DataKind, Images, LlavaData, Media, MessagesData, TextOnly};
+use crate::models::LanguageModel;
+use crate::objectives::{Objective, Sft};
+use crate::projector::Accepts;
+use crate::settings::{Component, Given};
+use crate::trainer::{Train, TrainSettings};
+use crate::vision::{NoVision, VisionEncoder};
+
+use super::experiment::Experiment;
+use super::run::{self, Runner};
+
+/// The objective of an experiment that names none.
+pub type DefaultObjective = Sft;
+
+/// The data kind of an experiment that names none and has a vision encoder.
+pub type DefaultImageData = LlavaData;
+
+/// The data kind of an experiment that names none and has no vision encoder.
+pub type DefaultTextData = MessagesData;
+
+/// Stands in the `model` slot until a model is chosen; it is not a language model.
+#[derive(Clone, Copy, Debug)]
+pub enum Unwritten {}
+
+/// The proof that these parts go together; made by [`fits`], taken by
+/// [`ExperimentBuilder::with`](super::ExperimentBuilder::with).
+///
+/// The bounds of a recipe are demanded once, where this is made, and not again by every method of
+/// [`Experiment`]: one wrong part is then one error, on the user's own token, instead of a second
+/// one on `.main()`.
+pub struct Fits<M, A, V, P, O, D, R> {
+    pub(super) run: Runner<Experiment<M, A, V, P, O, D, R>>,
+}
+
+/// Checks that these parts go together: each is of its slot's kind, the projector accepts the
+/// encoder's features, and the data feed the encoder.
+///
+/// Written with explicit types, so that the compiler points at the part that does not fit and shows
+/// what its trait says to write instead.
+pub fn fits<M, A, V, P, O, D, R>() -> Fits<M, A, V, P, O, D, R>
+where
+    M: LanguageModel,
+    A: Adapter,
+    V: VisionEncoder,
+    P: Accepts<V::Features>,
+    O: Objective,
+    D: Feeds<V>,
+    R: Reference,
+{
+    Fits { run: run::run_experiment }
+}
+
+/// Stands for [`fits`] where the macro has already refused the recipe: what is wrong is then said
+/// once, and the editor still knows the type of the expression.
+#[doc(hidden)]
+pub fn refused<M, A, V, P, O, D, R>() -> Fits<M, A, V, P, O, D, R> {
+    Fits { run: |_, _| Err(anyhow::anyhow!("this recipe does not compile")) }
+}
+
+/// Media that a recipe with encoder `V` can be fed: records with images suit every recipe, records of
+/// text alone suit one without an encoder.
+#[diagnostic::on_unimplemented(
+    message = "the recipe has the vision encoder `{V}`, but its data kind has no images (`{Self}`)",
+    label = "a data kind of text alone",
+    note = "write `data: LlavaData` (or another data kind with images), or leave out `vision` and `projector`"
+)]
+pub trait Suits<V>: Media {}
+
+/// A data kind whose records can be fed to encoder `V`; every data kind is one where its media suit.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a kind of data",
+    label = "the slot `data` takes a kind of data, for example `LlavaData`",
+    note = "write `data: LlavaData` or `data: MessagesData`, or implement `firebrick::data::DataKind` for `{Self}`"
+)]
+pub trait Feeds<V>: DataKind + Component {}
+
+impl<D: DataKind<Media: Suits<V>> + Component, V> Feeds<V> for D {}
+
+impl<V> Suits<V> for Images {}
+
+impl Suits<NoVision> for TextOnly {}
+
+/// What stands in a recipe's `reference` slot: the policy that preference objectives compare with.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a reference policy",
+    label = "the slot `reference` takes a reference policy",
+    note = "leave the slot out: no objective of this version compares with a reference"
+)]
+pub trait Reference: Component {}
+
+crate::component! {
+    /// The empty `reference` slot: the objective compares with no other policy.
+    pub struct NoReference, NoReferenceBuilder {}
+}
+
+impl Reference for NoReference {}
+
+/// Checks that `T` can stand in the `train` slot, and turns what is given for it into what the
+/// training loop takes. A type of one's own has the parameters of [`Train`].
+pub fn fits_train<T: TrainSettings>() -> fn(Given<T>) -> Given<Train> {
+    Given::cast
+}

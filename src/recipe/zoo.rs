@@ -1,0 +1,44 @@
+//! The ONE place where a checkpoint's own words choose types: for the tools that must take any checkpoint.
+
+use super::folder::ModelFolder;
+use super::tools::Tool;
+use crate::models::{LanguageModel, Llama};
+use crate::projector::{Mlp, NoProjector};
+use crate::vision::{Clip, NoVision, VisionEncoder};
+use crate::vlm::Layout;
+use std::path::Path;
+
+/// Runs `tool` on the types that the folder's `config.json` names.
+///
+/// # Errors
+/// What the folder holds and which types there are, or what the tool says.
+pub fn with_types<T: Tool>(dir: &Path, tool: T) -> anyhow::Result<T::Output> {
+    let folder = ModelFolder::open(dir)?;
+    match folder.layout {
+        Layout::Plain => tool.run(dir, Llama::default(), NoVision::default(), NoProjector::default()),
+        Layout::Composed => {
+            let keys = crate::checkpoint::Shards::open(dir)?;
+            let depth = keys.names().filter(|n| n.contains("multi_modal_projector.") && n.ends_with(".weight")).count();
+            // `Linear` and `Identity` are the depths 1 and 0 of the same stack, with the same keys: one type for all three
+            // keeps the tools small.
+            tool.run(dir, Llama::default(), Clip::default(), Mlp { depth })
+        }
+    }
+}
+
+/// What to write in the `model` slot for a `model_type`.
+pub(super) fn model_advice(found: &str) -> String {
+    advice(found, "model", &[("Llama", Llama::MODEL_TYPES)])
+}
+
+/// What to write in the `vision` slot for a `model_type`.
+pub(super) fn vision_advice(found: &str) -> String {
+    advice(found, "vision", &[("Clip", Clip::MODEL_TYPES)])
+}
+
+fn advice(found: &str, slot: &str, known: &[(&str, &[&str])]) -> String {
+    match known.iter().find(|(_, types)| types.contains(&found)) {
+        Some((name, _)) => format!("write `{slot}: {name}`"),
+        None => format!("there is no component for {found} yet; implement one, or take another checkpoint"),
+    }
+}

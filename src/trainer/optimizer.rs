@@ -1,0 +1,263 @@
+//! AdamW over a module's named parameters: groups, accumulation, global norm, moments.
+
+use super::Train;
+use crate::nn::{fused, params};
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use params::{NamedMapper, NamedVisitor};
+use std::collections::BTreeMap;
+
+/// Part of a model, with a learning rate of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The image encoder.
+    VisionTower,
+    /// The projector.
+    Projector,
+    /// The language model and its adapter.
+    LanguageModel,
+}
+
+impl Part {
+    /// The part that a parameter belongs to, by the first field of its path.
+    pub fn of(parameter: &str) -> Self {
+        match parameter.split('.').next() {
+            Some("vision_tower") => Self::VisionTower,
+            Some("multi_modal_projector") => Self::Projector,
+            _ => Self::LanguageModel,
+        }
+    }
+
+    /// The part's peak learning rate.
+    pub fn learning_rate(self, settings: &Train) -> f64 {
+        match self {
+            Self::VisionTower => settings.vision_tower_learning_rate,
+            Self::Projector => settings.projector_learning_rate,
+            Self::LanguageModel => settings.language_model_learning_rate,
+        }
+        .unwrap_or(settings.learning_rate)
+    }
+}
+
+/// Whether weight decay acts on a parameter: not on biases, not on norms.
+pub fn decays(parameter: &str) -> bool {
+    let mut fields = parameter.rsplit('.');
+    let field = fields.next().unwrap_or_default();
+    let module = fields.next().unwrap_or_default();
+    // `pre_layrnorm`, the reference's own spelling, ends in `norm` like the others.
+    field != "bias" && !module.trim_end_matches(|c: char| c.is_ascii_digit()).ends_with("norm")
+}
+
+/// Gradients by parameter name, summed over micro-batches; flat, f32.
+#[derive(Debug, Default)]
+pub struct GradientSum {
+    sums: BTreeMap<String, Tensor<1>>,
+}
+
+impl GradientSum {
+    /// Adds the gradients of one micro-batch.
+    pub fn add<M: Module>(&mut self, model: &M, gradients: &mut Gradients) {
+        struct Collect<'a> {
+            gradients: &'a mut Gradients,
+            sums: &'a mut BTreeMap<String, Tensor<1>>,
+        }
+        impl NamedVisitor for Collect<'_> {
+            fn visit<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+                if !param.is_require_grad() {
+                    return;
+                }
+                let Some(gradient) = param.val().grad_remove(self.gradients) else { return };
+                let length = gradient.shape().num_elements();
+                let gradient = crate::nn::to_f32(gradient.reshape([length]));
+                let sum = match self.sums.remove(name) {
+                    Some(sum) => sum + gradient,
+                    None => gradient,
+                };
+                self.sums.insert(name.to_owned(), sum);
+            }
+        }
+        params::visit(model, &mut Collect { gradients, sums: &mut self.sums });
+    }
+
+    /// Euclidean norm over all parameters, in f64 on the host; parameters in the order of their names.
+    pub fn global_norm(&self) -> f64 {
+        self.norms().values().sum::<f64>().sqrt()
+    }
+
+    /// Sum of squares per parameter.
+    fn norms(&self) -> BTreeMap<&str, f64> {
+        let on_device = |gradient: &Tensor<1>| gradient.clone().square().sum();
+        let mut squares: BTreeMap<&str, f64> = BTreeMap::new();
+        let mut pending: Vec<(&str, Tensor<1>)> = Vec::new();
+        for (name, gradient) in &self.sums {
+            #[cfg(feature = "cpu")]
+            if fused(gradient) {
+                squares.insert(name, crate::nn::flex::sum_of_squares(gradient));
+                continue;
+            }
+            pending.push((name, on_device(gradient)));
+        }
+        if !pending.is_empty() {
+            // One read for all parameters: each read waits for the device.
+            let all = Tensor::cat(pending.iter().map(|(_, t)| t.clone()).collect(), 0);
+            let values = all.into_data();
+            squares.extend(pending.iter().map(|(n, _)| *n).zip(values.iter::<f64>()));
+        }
+        squares
+    }
+
+    /// Euclidean norm of each parameter's gradient.
+    pub fn norm_by_parameter(&self) -> BTreeMap<String, f64> {
+        self.norms().into_iter().map(|(name, square)| (name.to_owned(), square.sqrt())).collect()
+    }
+}
+
+/// First and second moments of one parameter, flat.
+#[derive(Clone, Debug)]
+pub struct Moments {
+    /// Running mean of the gradient.
+    pub first: Tensor<1>,
+    /// Running mean of its square.
+    pub second: Tensor<1>,
+}
+
+/// AdamW with torch's arithmetic.
+///
+/// # Source
+/// `torch.optim.AdamW`: decay before the update, bias-corrected moments, ε outside the root.
+#[derive(Debug, Default)]
+pub struct AdamW {
+    /// Moments by parameter name.
+    pub moments: BTreeMap<String, Moments>,
+    /// Steps taken.
+    pub steps: usize,
+}
+
+/// The scalars of one update of one tensor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Update {
+    pub(crate) lr: f64,
+    pub(crate) beta1: f64,
+    pub(crate) beta2: f64,
+    pub(crate) eps: f64,
+    pub(crate) weight_decay: f64,
+    pub(crate) correction1: f64,
+    pub(crate) correction2: f64,
+}
+
+impl AdamW {
+    /// Moves every parameter that has a gradient; `factor` is the schedule's, `clip` scales the gradients.
+    pub fn step<M: Module>(&mut self, model: M, gradients: GradientSum, settings: &Train, factor: f64, clip: f64) -> M {
+        self.steps += 1;
+        let exponent = self.steps as f64;
+        let (beta1, beta2) = (settings.adam_beta1, settings.adam_beta2);
+        let common = Update {
+            lr: 0.0,
+            beta1,
+            beta2,
+            eps: settings.adam_epsilon,
+            weight_decay: 0.0,
+            correction1: 1.0 - beta1.powf(exponent),
+            correction2: 1.0 - beta2.powf(exponent),
+        };
+        let mut stepper = Stepper { adam: self, gradients: gradients.sums, settings, factor, clip, common };
+        params::map(model, &mut stepper)
+    }
+}
+
+struct Stepper<'a> {
+    adam: &'a mut AdamW,
+    gradients: BTreeMap<String, Tensor<1>>,
+    settings: &'a Train,
+    factor: f64,
+    clip: f64,
+    common: Update,
+}
+
+impl NamedMapper for Stepper<'_> {
+    fn map<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(gradient) = self.gradients.remove(name) else { return param };
+        let gradient = if self.clip == 1.0 { gradient } else { gradient * self.clip };
+        let moments = self
+            .adam
+            .moments
+            .remove(name)
+            .unwrap_or_else(|| Moments { first: gradient.zeros_like(), second: gradient.zeros_like() });
+        let update = Update {
+            lr: Part::of(name).learning_rate(self.settings) * self.factor,
+            weight_decay: if decays(name) { self.settings.weight_decay } else { 0.0 },
+            ..self.common
+        };
+        let (id, tensor, mapper) = param.consume();
+        let shape = tensor.dims();
+        // Nothing else may hold the weights here, or the update in place becomes a copy.
+        let flat = tensor.inner().reshape([gradient.dims()[0]]);
+        let (flat, moments) = apply(flat, gradient, moments, &update);
+        self.adam.moments.insert(name.to_owned(), moments);
+        let tensor = flat.reshape(shape).autodiff().require_grad();
+        Param::from_mapped_value(id, tensor, mapper)
+    }
+}
+
+fn apply(p: Tensor<1>, g: Tensor<1>, moments: Moments, u: &Update) -> (Tensor<1>, Moments) {
+    #[cfg(feature = "cpu")]
+    if fused(&p) {
+        use crate::nn::flex::{AdamWStep, AdamWTensors, adamw_step};
+        let hyper = AdamWStep {
+            lr: u.lr,
+            beta1: u.beta1,
+            beta2: u.beta2,
+            eps: u.eps,
+            weight_decay: u.weight_decay,
+            bias_correction1: u.correction1,
+            bias_correction2: u.correction2,
+        };
+        let tensors = AdamWTensors { param: p, m: moments.first, v: moments.second };
+        let AdamWTensors { param, m, v } = adamw_step(tensors, g, hyper);
+        return (param, Moments { first: m, second: v });
+    }
+    let p = p * (1.0 - u.lr * u.weight_decay);
+    let first = moments.first * u.beta1 + g.clone() * (1.0 - u.beta1);
+    let second = moments.second * u.beta2 + g.square() * (1.0 - u.beta2);
+    let denominator = second.clone().sqrt() / u.correction2.sqrt() + u.eps;
+    let p = p - first.clone() / denominator * (u.lr / u.correction1);
+    (p, Moments { first, second })
+}
+
+/// A flat f32 tensor from host memory.
+pub(crate) fn flat(values: Vec<f32>, device: &Device) -> Tensor<1> {
+    let length = values.len();
+    Tensor::from_data(TensorData::new(values, [length]), device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decay_spares_biases_and_norms() {
+        for name in [
+            "language_model.layers.0.input_layernorm.weight",
+            "language_model.norm.weight",
+            "vision_tower.pre_layrnorm.weight",
+            "vision_tower.encoder.layers.0.layer_norm1.weight",
+            "multi_modal_projector.linears.0.bias",
+        ] {
+            assert!(!decays(name), "{name}");
+        }
+        for name in [
+            "language_model.embed_tokens.weight",
+            "language_model.layers.0.self_attn.q_proj.adapter.params.0",
+            "vision_tower.embeddings.class_embedding",
+        ] {
+            assert!(decays(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn parts_by_the_first_field() {
+        assert_eq!(Part::of("vision_tower.x"), Part::VisionTower);
+        assert_eq!(Part::of("multi_modal_projector.linears.0.weight"), Part::Projector);
+        assert_eq!(Part::of("language_model.norm.weight"), Part::LanguageModel);
+    }
+}

@@ -1,0 +1,456 @@
+//! The training loop.
+
+use super::Train;
+use super::evaluate::{Answer, EvalData, Evaluation, Images, answer, evaluate_loss, exact_match};
+use super::log::MetricsLog;
+use super::optimizer::{AdamW, GradientSum, Part};
+use super::plan::Plan;
+use super::policy::Policy;
+use super::progress::Progress;
+use super::schedule::Schedule;
+use super::state::{self, Counters};
+use crate::checkpoint::{CheckpointError, run as checkpoints};
+use crate::data::{Batch, DataError, DataKind, Dataset, Encoder, LoadedBatch, Loader, LoaderSettings, Place};
+use crate::objectives::{Objective, StepTotals};
+use burn::tensor::{Device, Tensor};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// A run that cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// A record that cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A checkpoint or log that cannot be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A loss that is not a number, or infinite.
+    #[error(
+        "{place}: the loss of this record is {value} at step {step}; look at the record, lower `train.learning_rate`, or check the \
+         checkpoint for weights that are not finite"
+    )]
+    Loss {
+        /// The record.
+        place: Place,
+        /// Its summed loss.
+        value: f64,
+        /// The optimizer step.
+        step: usize,
+    },
+    /// Gradients that are not finite while the loss is.
+    #[error(
+        "{place}: the gradient norm is {value} at step {step}, whose first record this is; lower `train.learning_rate`"
+    )]
+    Gradient {
+        /// The first record of the step.
+        place: Place,
+        /// The norm.
+        value: f64,
+        /// The optimizer step.
+        step: usize,
+    },
+    /// Nothing that a step could change.
+    #[error(
+        "nothing is trained: {0}; set train.projector, train.language_model or train.vision_tower to true, or add an adapter"
+    )]
+    NothingTrained(String),
+}
+
+/// The data that is learned from, and how it is read.
+#[derive(Clone, Debug)]
+pub struct TrainData<K: DataKind> {
+    /// The records.
+    pub dataset: Arc<Dataset<K>>,
+    /// How they become tokens.
+    pub encoder: Arc<Encoder>,
+    /// How the loader works.
+    pub loader: LoaderSettings,
+    /// Which records form which step.
+    pub plan: Plan,
+}
+
+/// Everything a run needs.
+pub struct Trainer<'a, O, K: DataKind> {
+    /// The loss.
+    pub objective: &'a O,
+    /// The settings.
+    pub settings: &'a Train,
+    /// The data that is learned from.
+    pub data: TrainData<K>,
+    /// Held-out data.
+    pub eval: Option<EvalData<K>>,
+    /// The device, with gradients.
+    pub device: Device,
+    /// The run folder.
+    pub run_dir: &'a Path,
+    /// Set from outside, for example by Ctrl-C: the step is finished, a checkpoint written, the run ended.
+    pub interrupt: &'a AtomicBool,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// All steps are done.
+    Finished,
+    /// It was interrupted, and its checkpoint written.
+    Interrupted,
+}
+
+/// What a run leaves.
+#[derive(Debug)]
+pub struct Trained<P> {
+    /// The model, of the last step or of the best evaluation.
+    pub model: P,
+    /// How it ended.
+    pub ended: Ended,
+    /// Its counters.
+    pub counters: Counters,
+    /// Every row of `metrics.jsonl`.
+    pub metrics: Vec<Map<String, Value>>,
+    /// Answers to all held-out records, at the end.
+    pub answers: Vec<Answer>,
+}
+
+impl<O: Objective, K: DataKind> Trainer<'_, O, K> {
+    /// Trains `model`, from a checkpoint where there is one.
+    ///
+    /// # Errors
+    /// [`TrainError`]; the checkpoints written so far stay.
+    pub fn run<P: Policy>(&self, model: P, resume: Option<&checkpoints::Found>) -> Result<Trained<P>, TrainError> {
+        let (model, optimizer, counters) = match resume {
+            None => (model, AdamW::default(), Counters::default()),
+            Some(found) => state::restore(found, model, &self.device)?,
+        };
+        let log = MetricsLog::open(self.run_dir, resume.map(|f| f.step))?;
+        let total = self.data.plan.total_steps;
+        let progress = Progress::new(total as u64, counters.step as u64, "training");
+        let mut run = Running {
+            trainer: self,
+            schedule: Schedule::new(self.settings, total),
+            model: Some(model),
+            optimizer,
+            counters,
+            log,
+            progress,
+            window_started: Instant::now(),
+            window_tokens: 0,
+        };
+        // Inside a scope all of rayon's work is entered from a worker: fewer wake-ups per operation.
+        rayon::scope(|_| run.all())
+    }
+}
+
+struct Running<'a, 'b, P, O, K: DataKind> {
+    trainer: &'a Trainer<'b, O, K>,
+    schedule: Schedule,
+    /// Taken while the optimizer has it, so that no second handle keeps the old weights alive.
+    model: Option<P>,
+    optimizer: AdamW,
+    counters: Counters,
+    log: MetricsLog,
+    progress: Progress,
+    window_started: Instant,
+    window_tokens: usize,
+}
+
+impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
+    fn all(&mut self) -> Result<Trained<P>, TrainError> {
+        if self.counters.step == 0 && self.trainer.settings.eval_on_start {
+            self.evaluate(self.trainer.settings.eval_generate)?;
+        }
+        let plan = &self.trainer.data.plan;
+        let mut ended = Ended::Finished;
+        'epochs: while self.counters.step < plan.total_steps {
+            let (epoch, within) = plan.place(self.counters.step);
+            let mut loader = self.loader(epoch, within)?;
+            for _ in within..plan.steps_per_epoch {
+                let micro: Vec<LoadedBatch> = loader
+                    .by_ref()
+                    .take(self.trainer.settings.gradient_accumulation_steps)
+                    .collect::<Result<_, _>>()?;
+                self.step(micro)?;
+                self.after_step()?;
+                if self.trainer.interrupt.load(Ordering::Relaxed) {
+                    ended = Ended::Interrupted;
+                    break 'epochs;
+                }
+                if self.counters.step >= plan.total_steps {
+                    break 'epochs;
+                }
+            }
+        }
+        self.finish(ended)
+    }
+
+    fn loader(&self, epoch: usize, step: usize) -> Result<Loader, DataError> {
+        let data = &self.trainer.data;
+        let start = step * self.trainer.settings.gradient_accumulation_steps;
+        Loader::new(data.dataset.clone(), data.encoder.clone(), data.plan.epoch(epoch), start, data.loader)
+    }
+
+    fn step(&mut self, micro: Vec<LoadedBatch>) -> Result<(), TrainError> {
+        let settings = self.trainer.settings;
+        let step = self.counters.step + 1;
+        for loaded in &micro {
+            for skipped in &loaded.skipped {
+                self.progress.message(&format!("skipped: {}", skipped.message));
+                *self.counters.skipped.entry(skipped.reason.to_owned()).or_default() += 1;
+            }
+        }
+        let batches: Vec<Batch> = micro.into_iter().filter_map(|l| l.batch).collect();
+        let totals = StepTotals { supervised_tokens: batches.iter().map(Batch::num_supervised).sum() };
+        let tokens: usize = batches.iter().map(Batch::num_tokens).sum();
+        let started = Instant::now();
+        let rate = settings.learning_rate * self.schedule.factor(self.counters.step);
+        let mut loss = f64::NAN;
+        let mut norm = f64::NAN;
+        if totals.supervised_tokens > 0 {
+            (loss, norm) = self.update(&batches, &totals, step)?;
+            self.counters.window_loss += loss;
+            self.counters.window_steps += 1;
+        }
+        self.counters.step = step;
+        self.counters.num_tokens += tokens;
+        self.window_tokens += tokens;
+        self.counters.train_seconds += started.elapsed().as_secs_f64();
+        let speed = self.window_tokens as f64 / self.window_started.elapsed().as_secs_f64().max(1e-9);
+        self.progress.update(step as u64, loss, rate, speed);
+        let last = step >= self.trainer.data.plan.total_steps;
+        if step % settings.logging_steps == 0 || last {
+            self.write_train_row(rate, norm, speed)?;
+        }
+        Ok(())
+    }
+
+    /// One optimizer step: loss and gradient norm before clipping.
+    fn update(&mut self, batches: &[Batch], totals: &StepTotals, step: usize) -> Result<(f64, f64), TrainError> {
+        let settings = self.trainer.settings;
+        let device = &self.trainer.device;
+        let Some(model) = self.model.take() else { unreachable!("the model is only taken within a step") };
+        let mut gradients = GradientSum::default();
+        let mut loss: Option<Tensor<1>> = None;
+        for (number, batch) in batches.iter().enumerate() {
+            // Dropout depends on the step alone, so that a resumed run draws what an unbroken one draws.
+            device.seed(mix(settings.seed, step as u64, number as u64));
+            let log_probs = model.log_probs(batch, device);
+            let value = self.trainer.objective.loss(log_probs.values, totals).value;
+            let plain = value.clone().inner();
+            loss = Some(match loss {
+                None => plain,
+                Some(sum) => sum + plain,
+            });
+            if value.is_tracked() {
+                let mut found = value.backward();
+                gradients.add(&model, &mut found);
+            }
+        }
+        let loss: f64 = loss.map_or(f64::NAN, |l| l.into_scalar::<f32>().into());
+        let norm = gradients.global_norm();
+        if !loss.is_finite() || !norm.is_finite() {
+            return Err(blame(&model, batches, device, step, norm));
+        }
+        let clip = match settings.max_grad_norm {
+            0.0 => 1.0,
+            max => (max / (norm + 1e-6)).min(1.0),
+        };
+        let factor = self.schedule.factor(self.counters.step);
+        self.model = Some(self.optimizer.step(model, gradients, settings, factor, clip));
+        self.counters.updates = self.optimizer.steps;
+        Ok((loss, norm))
+    }
+
+    fn write_train_row(&mut self, rate: f64, norm: f64, speed: f64) -> Result<(), TrainError> {
+        let counters = &mut self.counters;
+        let mut row = Map::new();
+        let loss = counters.window_loss / counters.window_steps.max(1) as f64;
+        let epoch = counters.step as f64 / self.trainer.data.plan.steps_per_epoch.max(1) as f64;
+        row.insert("phase".into(), "train".into());
+        row.insert("step".into(), counters.step.into());
+        row.insert("epoch".into(), json!(epoch));
+        row.insert("loss".into(), json!(loss));
+        row.insert("grad_norm".into(), json!(norm));
+        row.insert("learning_rate".into(), json!(rate));
+        for (part, key) in [
+            (Part::VisionTower, "learning_rate_vision_tower"),
+            (Part::Projector, "learning_rate_projector"),
+            (Part::LanguageModel, "learning_rate_language_model"),
+        ] {
+            let own = part.learning_rate(self.trainer.settings);
+            if own != self.trainer.settings.learning_rate {
+                let factor = rate / self.trainer.settings.learning_rate.max(f64::MIN_POSITIVE);
+                row.insert(key.into(), json!(own * factor));
+            }
+        }
+        row.insert("num_tokens".into(), counters.num_tokens.into());
+        row.insert("tokens_per_second".into(), json!(speed));
+        counters.window_loss = 0.0;
+        counters.window_steps = 0;
+        self.window_tokens = 0;
+        self.window_started = Instant::now();
+        Ok(self.log.write(row)?)
+    }
+
+    fn after_step(&mut self) -> Result<(), TrainError> {
+        let settings = self.trainer.settings;
+        let plan = &self.trainer.data.plan;
+        let step = self.counters.step;
+        let due = |every: Option<usize>| step % every.unwrap_or(plan.steps_per_epoch).max(1) == 0;
+        let last = step >= plan.total_steps;
+        let interrupted = self.trainer.interrupt.load(Ordering::Relaxed);
+        // The last step's evaluation is part of `finish`, on all records.
+        if due(settings.eval_steps) && !last && !interrupted {
+            self.evaluate(settings.eval_generate)?;
+        }
+        if due(settings.save_steps) || last || interrupted {
+            if last && !interrupted {
+                self.evaluate(usize::MAX)?;
+            }
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<(), TrainError> {
+        let started = Instant::now();
+        self.log.sync()?;
+        let Some(model) = &self.model else { return Ok(()) };
+        state::save(self.trainer.run_dir, model, &self.optimizer, &self.counters)?;
+        let best: Vec<usize> = self.counters.best.iter().map(|b| b.0).collect();
+        checkpoints::prune(self.trainer.run_dir, self.trainer.settings.save_total_limit, &best)?;
+        self.window_started += started.elapsed();
+        Ok(())
+    }
+
+    fn evaluate(&mut self, generate: usize) -> Result<Vec<Answer>, TrainError> {
+        let (Some(eval), Some(model)) = (&self.trainer.eval, &self.model) else { return Ok(Vec::new()) };
+        let started = Instant::now();
+        let model = model.valid();
+        let device = self.trainer.device.clone().inner();
+        let mut found = evaluate_loss(&model, eval, &device)?;
+        let indices = spread(eval.dataset.len(), generate);
+        let answers = answer(&model, eval, &indices, Images::Own, &device, None)?;
+        if !answers.is_empty() {
+            found.exact_match = Some(exact_match(&answers));
+        }
+        let mut row = self.eval_row(&found, started.elapsed().as_secs_f64());
+        if generate == usize::MAX && self.trainer.settings.eval_shuffled_images {
+            let shuffled = answer(&model, eval, &indices, Images::Shuffled, &device, None)?;
+            row.insert("eval_exact_match_shuffled_images".into(), json!(exact_match(&shuffled)));
+        }
+        self.note_best(&found);
+        self.announce(&row);
+        self.log.write(row)?;
+        self.window_started += started.elapsed();
+        Ok(answers)
+    }
+
+    fn eval_row(&self, found: &Evaluation, seconds: f64) -> Map<String, Value> {
+        let epoch = self.counters.step as f64 / self.trainer.data.plan.steps_per_epoch.max(1) as f64;
+        let mut row = Map::new();
+        row.insert("phase".into(), "eval".into());
+        row.insert("step".into(), self.counters.step.into());
+        row.insert("epoch".into(), json!(epoch));
+        row.insert("eval_loss".into(), json!(found.loss));
+        row.insert("eval_token_accuracy".into(), json!(found.token_accuracy));
+        if let Some(exact) = found.exact_match {
+            row.insert("eval_exact_match".into(), json!(exact));
+        }
+        row.insert("eval_seconds".into(), json!(seconds));
+        if found.skipped > 0 {
+            row.insert("eval_skipped".into(), found.skipped.into());
+        }
+        row
+    }
+
+    fn announce(&self, row: &Map<String, Value>) {
+        let number = |key: &str| row.get(key).and_then(Value::as_f64);
+        let mut text = format!("evaluation at step {}:", self.counters.step);
+        if let Some(loss) = number("eval_loss") {
+            text += &format!(" loss {loss:.4}");
+        }
+        for (key, label) in [
+            ("eval_token_accuracy", "token accuracy"),
+            ("eval_exact_match", "exact match"),
+            ("eval_exact_match_shuffled_images", "exact match with the images shuffled"),
+        ] {
+            if let Some(value) = number(key) {
+                text += &format!(", {label} {:.1}%", value * 100.0);
+            }
+        }
+        self.progress.message(&text);
+    }
+
+    fn note_best(&mut self, found: &Evaluation) {
+        let (value, higher_is_better) = match self.trainer.settings.metric_for_best_model.as_str() {
+            "eval_token_accuracy" => (Some(found.token_accuracy), true),
+            "eval_exact_match" => (found.exact_match, true),
+            _ => (Some(found.loss), false),
+        };
+        // Step 0 has no checkpoint that could be the best one.
+        let Some(value) = value.filter(|_| self.counters.step > 0) else { return };
+        let better = match self.counters.best {
+            None => true,
+            Some((_, best)) if higher_is_better => value > best,
+            Some((_, best)) => value < best,
+        };
+        if better {
+            self.counters.best = Some((self.counters.step, value));
+        }
+    }
+
+    fn finish(&mut self, ended: Ended) -> Result<Trained<P>, TrainError> {
+        let Some(mut model) = self.model.take() else { unreachable!("the model is only taken within a step") };
+        if self.trainer.settings.load_best_model_at_end && ended == Ended::Finished {
+            if let Some((step, value)) = self.counters.best {
+                let path = self.trainer.run_dir.join(format!("checkpoint-{step}"));
+                if path.is_dir() {
+                    let metric = &self.trainer.settings.metric_for_best_model;
+                    self.progress.message(&format!("taking the weights of step {step}: {metric} {value:.4}"));
+                    model = state::restore_weights(&path, model, &self.trainer.device)?;
+                }
+            }
+        }
+        self.progress.finish();
+        Ok(Trained {
+            model,
+            ended,
+            counters: self.counters.clone(),
+            metrics: self.log.rows().to_vec(),
+            answers: Vec::new(),
+        })
+    }
+}
+
+/// Finds the record whose loss is not finite; where there is none, the gradient is to blame.
+fn blame<P: Policy>(model: &P, batches: &[Batch], device: &Device, step: usize, norm: f64) -> TrainError {
+    let (model, device) = (model.valid(), device.clone().inner());
+    for batch in batches {
+        let scored = model.score(batch, &device);
+        for (row, values) in scored.log_probs.iter().enumerate() {
+            let sum: f64 = values.iter().map(|&v| -f64::from(v)).sum();
+            if !sum.is_finite() {
+                return TrainError::Loss { place: batch.places[row].clone(), value: sum, step };
+            }
+        }
+    }
+    TrainError::Gradient { place: batches[0].places[0].clone(), value: norm, step }
+}
+
+/// `wanted` indices spread evenly over `length`.
+fn spread(length: usize, wanted: usize) -> Vec<usize> {
+    let wanted = wanted.min(length);
+    (0..wanted).map(|i| i * length / wanted).collect()
+}
+
+/// One seed from three numbers (SplitMix64's finaliser over their combination).
+fn mix(seed: u64, step: u64, number: u64) -> u64 {
+    let mut z = seed ^ step.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ number.wrapping_mul(0xD1B5_4A32_D192_ED03);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,109 @@
+//! The settings of a training run, under the names of Hugging Face's `TrainingArguments`.
+
+use crate::settings::{Component, Kind, SettingError};
+
+/// What stands in a recipe's `train` slot: settings that yield [`Train`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a set of training settings",
+    label = "the slot `train` takes `Train<learning_rate: 2e-4, …>`",
+    note = "write `train: Train<…>`"
+)]
+pub trait TrainSettings: Component {
+    /// The settings the training loop reads.
+    fn train(&self) -> Train;
+}
+
+impl TrainSettings for Train {
+    fn train(&self) -> Train {
+        self.clone()
+    }
+}
+
+crate::component! {
+    /// How a model is trained. Names and meanings are Hugging Face's `TrainingArguments`, where it has them.
+    pub struct Train, TrainBuilder {
+        /// Peak learning rate.
+        pub learning_rate: f64 = 2e-4 => Kind::number().at_least(0.0),
+        /// Peak learning rate of the vision tower; `learning_rate` where it is left open.
+        pub vision_tower_learning_rate: Option<f64> = None => Kind::number().at_least(0.0).or_none(),
+        /// Peak learning rate of the projector; `learning_rate` where it is left open.
+        pub projector_learning_rate: Option<f64> = None => Kind::number().at_least(0.0).or_none(),
+        /// Peak learning rate of the language model and its adapter; `learning_rate` where it is left open.
+        pub language_model_learning_rate: Option<f64> = None => Kind::number().at_least(0.0).or_none(),
+        /// Whether the vision tower is trained.
+        pub vision_tower: bool = false => Kind::bool(),
+        /// Whether the projector is trained.
+        pub projector: bool = true => Kind::bool(),
+        /// Whether the language model's own weights are trained; left open, they are unless an adapter is.
+        pub language_model: Option<bool> = None => Kind::bool().or_none(),
+        /// Records per micro-batch.
+        pub per_device_train_batch_size: usize = 8 => Kind::count(),
+        /// Records per batch in evaluation.
+        pub per_device_eval_batch_size: usize = 16 => Kind::count(),
+        /// Micro-batches per optimizer step.
+        pub gradient_accumulation_steps: usize = 1 => Kind::count(),
+        /// Passes over the data; may be a fraction.
+        pub num_train_epochs: f64 = 1.0 => Kind::number().above(0.0),
+        /// Optimizer steps; overrides the epochs where it is given.
+        pub max_steps: Option<usize> = None => Kind::count().or_none(),
+        /// How the learning rate runs after the warmup.
+        pub lr_scheduler_type: String = "cosine".to_owned() => Kind::choice(&["linear", "cosine", "constant", "constant_with_warmup"]),
+        /// Share of the steps during which the learning rate rises from 0.
+        pub warmup_ratio: f64 = 0.03 => Kind::number().at_least(0.0).at_most(1.0),
+        /// Steps during which the learning rate rises; overrides the ratio where it is given.
+        pub warmup_steps: Option<usize> = None => Kind::integer(0, i64::MAX).or_none(),
+        /// Decoupled weight decay, on everything but biases and norms.
+        pub weight_decay: f64 = 0.0 => Kind::number().at_least(0.0),
+        /// Decay of the first moment.
+        pub adam_beta1: f64 = 0.9 => Kind::number().at_least(0.0).below(1.0),
+        /// Decay of the second moment.
+        pub adam_beta2: f64 = 0.999 => Kind::number().at_least(0.0).below(1.0),
+        /// Added to the denominator.
+        pub adam_epsilon: f64 = 1e-8 => Kind::number().above(0.0),
+        /// Gradients are scaled down to this global norm; 0 does not clip.
+        pub max_grad_norm: f64 = 1.0 => Kind::number().at_least(0.0),
+        /// Order of the records: as they are, shuffled, by length, or LLaVA's groups of one modality and like length.
+        pub sampler: String = "shuffled".to_owned() => Kind::choice(&["sequential", "shuffled", "length", "modality"]),
+        /// Seeds the order of the data, dropout and fresh weights.
+        pub seed: u64 = 42 => Kind::integer(0, i64::MAX),
+        /// Steps between log lines.
+        pub logging_steps: usize = 10 => Kind::count(),
+        /// Steps between evaluations; left open, one at each epoch's end.
+        pub eval_steps: Option<usize> = None => Kind::count().or_none(),
+        /// Evaluates before the first step as well.
+        pub eval_on_start: bool = false => Kind::bool(),
+        /// Records whose answers an evaluation during training generates; all at the end. 0 generates none.
+        pub eval_generate: usize = 64 => Kind::integer(0, i64::MAX),
+        /// At the end, evaluates again with the images handed to the wrong questions.
+        pub eval_shuffled_images: bool = false => Kind::bool(),
+        /// Most tokens of a generated answer.
+        pub max_new_tokens: usize = 64 => Kind::count(),
+        /// Steps between checkpoints; left open, one at each epoch's end.
+        pub save_steps: Option<usize> = None => Kind::count().or_none(),
+        /// Checkpoints that are kept, the best one aside.
+        pub save_total_limit: usize = 2 => Kind::count(),
+        /// What makes a checkpoint the best.
+        pub metric_for_best_model: String = "eval_loss".to_owned() => Kind::choice(&["eval_loss", "eval_token_accuracy", "eval_exact_match"]),
+        /// `final/` holds the best checkpoint's weights instead of the last step's.
+        pub load_best_model_at_end: bool = false => Kind::bool(),
+        /// Holds frozen weights and computes activations in bf16; for GPUs.
+        pub bf16: bool = false => Kind::bool(),
+        /// Threads that read, decode and tokenize.
+        pub dataloader_num_workers: usize = 2 => Kind::count(),
+        /// Batches that each of them is ahead.
+        pub dataloader_prefetch_factor: usize = 2 => Kind::count(),
+    }
+    check = Train::check_best;
+}
+
+impl Train {
+    fn check_best(&self) -> Result<(), SettingError> {
+        if self.metric_for_best_model == "eval_exact_match" && self.eval_generate == 0 {
+            return Err(SettingError::rule(
+                "`metric_for_best_model` is eval_exact_match, but `eval_generate` is 0, so nothing is ever generated; raise it"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
+}

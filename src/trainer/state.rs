@@ -1,0 +1,103 @@
+//! What a run checkpoint holds: trained weights, moments, counters.
+
+use super::optimizer::{AdamW, Moments, flat};
+use crate::checkpoint::{self, CheckpointError, HostTensor, Pending, Shards, bridge, run};
+use burn::module::Module;
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+const WEIGHTS: &str = "trainable.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+
+/// The counters of a run; everything else follows from them and the settings.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Optimizer steps done.
+    pub step: usize,
+    /// Updates the optimizer has made; a step whose records were all skipped makes none.
+    pub updates: usize,
+    /// Tokens seen, padding aside.
+    pub num_tokens: usize,
+    /// Sum of the losses since the last log line.
+    pub window_loss: f64,
+    /// Steps since the last log line.
+    pub window_steps: usize,
+    /// Seconds of training, evaluation and checkpoints aside.
+    pub train_seconds: f64,
+    /// Records left out so far, by reason.
+    pub skipped: BTreeMap<String, usize>,
+    /// The best evaluation so far: step and value.
+    pub best: Option<(usize, f64)>,
+}
+
+/// Writes `checkpoint-<step>`.
+///
+/// # Errors
+/// [`CheckpointError::Io`].
+pub fn save<M: Module>(
+    run_dir: &Path,
+    model: &M,
+    optimizer: &AdamW,
+    counters: &Counters,
+) -> Result<PathBuf, CheckpointError> {
+    let weights = bridge::to_host(model, |_, trainable| trainable);
+    let mut moments = Vec::new();
+    for (name, held) in &optimizer.moments {
+        moments.push(Pending::host(format!("{name}/first"), bridge::host(held.first.clone())));
+        moments.push(Pending::host(format!("{name}/second"), bridge::host(held.second.clone())));
+    }
+    let weights = weights.into_iter().map(|(name, tensor)| Pending::host(name, tensor)).collect();
+    let files = vec![
+        (WEIGHTS.to_owned(), run::Content::Tensors(weights)),
+        (OPTIMIZER.to_owned(), run::Content::Tensors(moments)),
+    ];
+    let state = serde_json::to_value(counters).unwrap_or_default();
+    run::save(run_dir, counters.step, files, &state)
+}
+
+/// Puts a checkpoint's weights into `model` and reads the optimizer and the counters.
+///
+/// # Errors
+/// [`CheckpointError`] where the checkpoint does not belong to this model.
+pub fn restore<M: Module>(
+    found: &run::Found,
+    model: M,
+    device: &Device,
+) -> Result<(M, AdamW, Counters), CheckpointError> {
+    let counters: Counters = serde_json::from_value(found.state.clone()).map_err(|error| {
+        let path = found.path.join("state.json");
+        CheckpointError::Json { path, line: error.line(), column: error.column(), message: error.to_string() }
+    })?;
+    let model = restore_weights(&found.path, model, device)?;
+    let shards = Shards::open_file(&found.path.join(OPTIMIZER))?;
+    let mut optimizer = AdamW { steps: counters.updates, ..AdamW::default() };
+    for view in shards.iter() {
+        let Some(name) = view.name.strip_suffix("/first") else { continue };
+        let second = shards.get(&format!("{name}/second"));
+        let Some(second) = second else {
+            return Err(CheckpointError::tensor(view.file, name, "has a first moment and no second"));
+        };
+        let plain = device.clone().inner();
+        let moments = Moments { first: flat(view.to_f32()?, &plain), second: flat(second.to_f32()?, &plain) };
+        optimizer.moments.insert(name.to_owned(), moments);
+    }
+    Ok((model, optimizer, counters))
+}
+
+/// Puts a checkpoint's weights into `model`.
+///
+/// # Errors
+/// [`CheckpointError`] where the checkpoint does not belong to this model.
+pub fn restore_weights<M: Module>(checkpoint: &Path, model: M, device: &Device) -> Result<M, CheckpointError> {
+    let shards = Shards::open_file(&checkpoint.join(WEIGHTS))?;
+    let expected: Vec<checkpoint::Expected> = crate::nn::params::list_trainable(&model)
+        .into_iter()
+        .map(|p| checkpoint::Expected::required(p.name, p.shape))
+        .collect();
+    let resolved = checkpoint::resolve(&expected, &shards, checkpoint::Rename::default(), &[])?;
+    let tensors: HashMap<String, HostTensor> =
+        resolved.into_iter().map(|r| (r.expected.name, r.view.to_host())).collect();
+    Ok(bridge::assign(model, tensors, device))
+}

@@ -1,0 +1,14 @@
+//! The numbers of transformers and PEFT on the tiny checkpoints in `tests/fixtures/parity`, which the scripts in `gen/`
+//! make.
+//!
+//! `FIREBRICK_TEST_DEVICE=cpu|wgpu` picks the device; the CPU is the default.
+
+mod adapters;
+mod case;
+mod errors;
+mod forward;
+mod generation;
+mod round_trip;
+mod tools;
+mod tower;
+mod training;

@@ -1,0 +1,177 @@
+//! What is said about a wrong command line or bad data, and the exit codes.
+
+use super::{fixture, llava_sft, text, tiny};
+use serde_json::json;
+use std::path::Path;
+
+/// Runs with `arguments`; checks the exit code and that everything in `says` is said, and no panic.
+fn check(arguments: &[String], code: i32, says: &[&str]) -> String {
+    let output = llava_sft().args(arguments).output().unwrap();
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    for part in says {
+        assert!(said.contains(part), "{part:?} is not in:\n{said}");
+    }
+    assert!(!said.contains("panicked"), "{said}");
+    said
+}
+
+fn with(output: &Path, more: &[&str]) -> Vec<String> {
+    let mut arguments = tiny(output);
+    arguments.extend(more.iter().map(|s| (*s).to_owned()));
+    arguments
+}
+
+#[test]
+fn settings_are_refused_with_the_nearest_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    check(&with(&run, &["--set", "train.learning_rat=1"]), 2, &["train.learning_rat", "learning_rate"]);
+    check(&with(&run, &["--set", "adapter.r=0"]), 2, &["adapter.r", "at least 1"]);
+    check(&with(&run, &["--set", "adapter.r=eight"]), 2, &["adapter.r", "eight"]);
+    check(&with(&run, &["--set", "adaptor.r=8"]), 2, &["adapter"]);
+    check(&with(&run, &["--nonsense"]), 2, &["--nonsense"]);
+    check(&with(&run, &["--device", "tpu"]), 2, &["tpu", "cuda"]);
+    assert!(!run.exists(), "a refused invocation must not leave a folder");
+}
+
+#[test]
+fn print_config_names_every_origin() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("settings.json");
+    std::fs::write(&file, r#"{"train": {"weight_decay": 0.2}}"#).unwrap();
+    let run = folder.path().join("run");
+    let arguments = with(&run, &["--print-config", "--config", &file.display().to_string()]);
+    let said = check(&arguments, 0, &["adapter.r ", "(recipe)", "(default)", "(command line)"]);
+    // Set both in the file and on the command line of `tiny`: the command line wins.
+    let line = said.lines().find(|l| l.starts_with("train.weight_decay ")).unwrap();
+    assert!(line.contains("0.1") && line.contains("command line"), "{line}");
+    assert!(!run.exists());
+}
+
+#[test]
+fn a_runs_own_config_can_be_used_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    check(&with(&first, &["--max-steps", "2"]), 0, &[]);
+    let config = first.join("config.json").display().to_string();
+    let said = check(&with(&second, &["--print-config", "--config", &config]), 0, &["first/config.json"]);
+    assert!(said.contains("adapter.r "), "{said}");
+}
+
+#[test]
+fn an_output_that_holds_something_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    std::fs::create_dir(&run).unwrap();
+    std::fs::write(run.join("thesis.tex"), "precious").unwrap();
+    check(&with(&run, &[]), 1, &["not empty", "--resume"]);
+    assert_eq!(std::fs::read_to_string(run.join("thesis.tex")).unwrap(), "precious");
+}
+
+#[test]
+fn a_dry_run_shows_a_sample_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    check(
+        &with(&run, &["--dry-run", "--decode"]),
+        0,
+        &["5 records", "[[", "image tokens", "memory", "plan: 6 steps", "in order"],
+    );
+    assert!(!run.exists());
+}
+
+/// Writes records as a JSON array, one a line, and runs with them.
+fn bad_records(records: &[serde_json::Value], more: &[&str], code: i32, says: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bad.json");
+    let lines: Vec<String> = records.iter().map(|r| r.to_string()).collect();
+    std::fs::write(&file, format!("[\n{}\n]\n", lines.join(",\n"))).unwrap();
+    let images = fixture("parity/records/images");
+    std::fs::write(folder.path().join("broken.png"), "not a picture").unwrap();
+    let model = fixture("parity/llava_gqa/model").display().to_string();
+    let mut arguments: Vec<String> = [
+        "--model",
+        &model,
+        "--data",
+        &file.display().to_string(),
+        "--images",
+        &images.display().to_string(),
+        &folder.path().display().to_string(),
+        "--output",
+        &folder.path().join("run").display().to_string(),
+        "--device",
+        "cpu",
+        "--max-steps",
+        "1",
+    ]
+    .iter()
+    .map(|s| (*s).to_owned())
+    .collect();
+    arguments.extend(more.iter().map(|s| (*s).to_owned()));
+    check(&arguments, code, says);
+}
+
+fn record(image: Option<&str>, question: &str) -> serde_json::Value {
+    let mut record = json!({"id": "a", "conversations": [
+        {"from": "human", "value": question}, {"from": "gpt", "value": "An answer."}
+    ]});
+    if let Some(image) = image {
+        record["image"] = image.into();
+    }
+    record
+}
+
+#[test]
+fn bad_records_are_named_by_file_and_line() {
+    let good = record(None, "What?");
+    for (bad, says) in [
+        (record(Some("nowhere.png"), "<image>\nWhat?"), "nowhere.png"),
+        (record(Some("broken.png"), "<image>\nWhat?"), "broken.png"),
+        (record(None, "<image>\nWhat?"), "<image>"),
+        (json!({"id": "a", "conversations": [{"from": "robot", "value": "Hi"}]}), "robot"),
+        (
+            json!({"id": "a", "conversations": [
+                {"from": "human", "value": "Hi"}, {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}
+            ]}),
+            "human",
+        ),
+        (json!({"id": "a"}), "conversations"),
+        (json!({"id": "a", "conversations": "Hi"}), "conversations"),
+    ] {
+        bad_records(&[good.clone(), bad.clone()], &[], 1, &["bad.json:3", says, "data.bad_record=skip"]);
+        bad_records(&[good.clone(), bad], &["--set", "data.bad_record=skip"], 0, &["skipped"]);
+    }
+}
+
+#[test]
+fn malformed_files_are_refused_with_their_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    for (name, content, says) in [
+        ("empty.json", "", "empty.json"),
+        ("object.json", "{}", "object.json"),
+        ("cut.json", "[\n{\"id\": 1, \"conv", "cut.json:2"),
+        ("bad.jsonl", "{\"id\": 1\n", "bad.jsonl:1"),
+    ] {
+        let file = folder.path().join(name);
+        std::fs::write(&file, content).unwrap();
+        let mut arguments = tiny(&run);
+        let at = arguments.iter().position(|a| a == "--data").unwrap() + 1;
+        arguments[at] = file.display().to_string();
+        let _ = std::fs::remove_dir_all(&run);
+        check(&arguments, 1, &[says]);
+    }
+}
+
+#[test]
+fn a_missing_model_or_another_family_is_refused_with_advice() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let mut arguments = tiny(&run);
+    arguments[1] = folder.path().join("nowhere").display().to_string();
+    check(&arguments, 1, &["config.json"]);
+    let _ = std::fs::remove_dir_all(&run);
+    arguments[1] = fixture("parity/llama_text/model").display().to_string();
+    check(&arguments, 1, &["language model alone", "vision.from"]);
+}

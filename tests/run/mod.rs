@@ -1,0 +1,58 @@
+//! Recipes as programs: the command line, bad input, resuming, killing.
+
+mod cli;
+mod resume;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A file of the committed fixtures.
+pub fn fixture(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
+}
+
+/// `llava_sft`, on the CPU, with nothing inherited that would change what it prints.
+pub fn llava_sft() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_llava_sft"));
+    command.env_remove("FIREBRICK_FAULT_AT").env_remove("FIREBRICK_FAULT_COUNT").env("NO_COLOR", "1");
+    command
+}
+
+/// Arguments for a tiny real checkpoint and data set.
+pub fn tiny(output: &Path) -> Vec<String> {
+    let model = fixture("parity/llava_gqa/model");
+    let records = fixture("parity/records");
+    let mut arguments: Vec<String> = Vec::new();
+    for (flag, value) in [
+        ("--model", model),
+        ("--data", records.join("data.json")),
+        ("--eval-data", records.join("data.json")),
+        ("--images", records.join("images")),
+        ("--output", output.to_owned()),
+    ] {
+        arguments.push(flag.to_owned());
+        arguments.push(value.display().to_string());
+    }
+    for set in [
+        "train.per_device_train_batch_size=2",
+        "train.save_steps=2",
+        "train.eval_steps=2",
+        "train.logging_steps=1",
+        "train.eval_generate=0",
+        "train.max_new_tokens=4",
+        "train.max_steps=6",
+        "train.weight_decay=0.1",
+        // Drawn anew in each step, so that a resumed run that drew otherwise would show.
+        "adapter.lora_dropout=0.3",
+    ] {
+        arguments.push("--set".to_owned());
+        arguments.push(set.to_owned());
+    }
+    arguments.extend(["--device".to_owned(), "cpu".to_owned()]);
+    arguments
+}
+
+/// What a program printed, for assertions and their messages.
+pub fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}

@@ -1,0 +1,14 @@
+//! A parameter of a component that has none.
+
+use firebrick::prelude::*;
+
+fn main() -> anyhow::Result<()> {
+    experiment! {
+        model: Llama,
+        adapter: Lora<r: 8>,
+        vision: Clip,
+        projector: Mlp2xGelu,
+        objective: Sft<beta: 0.1>,
+    }
+    .main()
+}

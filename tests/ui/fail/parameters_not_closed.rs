@@ -1,0 +1,14 @@
+//! A list of parameters that is still being typed.
+
+use firebrick::prelude::*;
+
+fn main() -> anyhow::Result<()> {
+    experiment! {
+        model: Llama,
+        adapter: Lora<r: 8,
+        vision: Clip,
+        projector: Mlp2xGelu,
+        objective: Sft,
+    }
+    .main()
+}

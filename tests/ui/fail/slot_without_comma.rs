@@ -1,0 +1,14 @@
+//! Two slots without a comma between them.
+
+use firebrick::prelude::*;
+
+fn main() -> anyhow::Result<()> {
+    experiment! {
+        model: Llama
+        adapter: Lora<r: 8>,
+        vision: Clip,
+        projector: Mlp2xGelu,
+        objective: Sft,
+    }
+    .main()
+}

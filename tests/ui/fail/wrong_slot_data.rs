@@ -1,0 +1,15 @@
+//! A component that does not belong in the slot `data`.
+
+use firebrick::prelude::*;
+
+fn main() -> anyhow::Result<()> {
+    experiment! {
+        model: Llama,
+        adapter: Lora<r: 8>,
+        vision: Clip,
+        projector: Mlp2xGelu,
+        objective: Sft,
+        data: Llama,
+    }
+    .main()
+}
