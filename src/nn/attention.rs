@@ -65,9 +65,7 @@ pub struct AttentionSpec {
 pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, rope: Option<&Rope>, spec: &AttentionSpec) -> Tensor<3> {
     #[cfg(feature = "cpu")]
     if super::fused(&q) {
-        let AttentionSpec { heads, kv_heads, head_dim, causal, starts, past, window, scale } = spec.clone();
-        let spec = super::flex::AttentionSpec { heads, kv_heads, head_dim, causal, starts, past, window, scale };
-        return super::flex::attention(q, k, v, rope.map(|r| r.table_pk.clone()), spec);
+        return super::flex::attention(q, k, v, rope.map(|r| r.table_pk.clone()), spec.clone());
     }
     let (q, k) = match rope {
         None => (q, k),

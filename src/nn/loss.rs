@@ -36,8 +36,7 @@ pub fn token_stats(hidden_nd: Tensor<2>, head_vd: Tensor<2>, targets_n: Tensor<1
     #[cfg(feature = "cpu")]
     if super::fused(&hidden_nd) {
         let head_vd = cast_to(head_vd, burn::tensor::DType::F32);
-        let found = super::flex::token_stats(hidden_nd, head_vd, targets_n);
-        return TokenStats { log_probs: found.logprobs, argmax: found.argmax };
+        return super::flex::token_stats(hidden_nd, head_vd, targets_n);
     }
     let n = hidden_nd.dims()[0];
     let all = log_probs(hidden_nd, head_vd);

@@ -157,6 +157,8 @@ fn charts(rows: &[Map<String, Value>]) -> Vec<Chart> {
     let mut take = |keys: &[&str]| used.extend(keys.iter().map(|&key| key.to_owned()));
     take(&["loss", "eval_loss", "token_accuracy", "eval_token_accuracy", "eval_exact_match"]);
     take(&["learning_rate", "tokens_per_second", "grad_norm"]);
+    // Neither is a curve: one tells the time, the other is measured once and stands in the summary.
+    take(&["eval_seconds", "eval_exact_match_shuffled_images"]);
     let rates: Vec<&str> = keys(rows).into_iter().filter(|key| key.ends_with("_learning_rate")).collect();
     take(&rates);
     let mut learning_rates = vec![series("learning rate", "learning_rate", "train", false)];

@@ -221,7 +221,7 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
         let speed = self.window_tokens as f64 / self.window_started.elapsed().as_secs_f64().max(1e-9);
         self.progress.update(step as u64, loss, rate, speed);
         let last = step >= self.trainer.data.plan.total_steps;
-        if step % settings.logging_steps == 0 || last {
+        if step.is_multiple_of(settings.logging_steps) || last {
             self.write_train_row(rate, norm, speed)?;
         }
         Ok(())
@@ -276,9 +276,9 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
         row.insert("grad_norm".into(), json!(norm));
         row.insert("learning_rate".into(), json!(rate));
         for (part, key) in [
-            (Part::VisionTower, "learning_rate_vision_tower"),
-            (Part::Projector, "learning_rate_projector"),
-            (Part::LanguageModel, "learning_rate_language_model"),
+            (Part::VisionTower, "vision_tower_learning_rate"),
+            (Part::Projector, "projector_learning_rate"),
+            (Part::LanguageModel, "language_model_learning_rate"),
         ] {
             let own = part.learning_rate(self.trainer.settings);
             if own != self.trainer.settings.learning_rate {
@@ -299,17 +299,19 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
         let settings = self.trainer.settings;
         let plan = &self.trainer.data.plan;
         let step = self.counters.step;
-        let due = |every: Option<usize>| step % every.unwrap_or(plan.steps_per_epoch).max(1) == 0;
+        let due = |every: Option<usize>| step.is_multiple_of(every.unwrap_or(plan.steps_per_epoch).max(1));
         let last = step >= plan.total_steps;
         let interrupted = self.trainer.interrupt.load(Ordering::Relaxed);
         // The last step's evaluation is part of `finish`, on all records.
         if due(settings.eval_steps) && !last && !interrupted {
             self.evaluate(settings.eval_generate)?;
         }
-        if due(settings.save_steps) || last || interrupted {
-            if last && !interrupted {
-                self.evaluate(usize::MAX)?;
-            }
+        if last && !interrupted {
+            self.evaluate(usize::MAX)?;
+        }
+        // The best weights can only be taken at the end if they are kept when they are found.
+        let is_best = settings.load_best_model_at_end && self.counters.best.is_some_and(|(at, _)| at == step);
+        if due(settings.save_steps) || last || interrupted || is_best {
             self.save()?;
         }
         Ok(())
@@ -405,15 +407,12 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
 
     fn finish(&mut self, ended: Ended) -> Result<Trained<P>, TrainError> {
         let Some(mut model) = self.model.take() else { unreachable!("the model is only taken within a step") };
-        if self.trainer.settings.load_best_model_at_end && ended == Ended::Finished {
-            if let Some((step, value)) = self.counters.best {
-                let path = self.trainer.run_dir.join(format!("checkpoint-{step}"));
-                if path.is_dir() {
-                    let metric = &self.trainer.settings.metric_for_best_model;
-                    self.progress.message(&format!("taking the weights of step {step}: {metric} {value:.4}"));
-                    model = state::restore_weights(&path, model, &self.trainer.device)?;
-                }
-            }
+        let takes_best = self.trainer.settings.load_best_model_at_end && ended == Ended::Finished;
+        if let Some((step, value)) = self.counters.best.filter(|_| takes_best) {
+            let path = self.trainer.run_dir.join(format!("checkpoint-{step}"));
+            let metric = &self.trainer.settings.metric_for_best_model;
+            self.progress.message(&format!("taking the weights of step {step}: {metric} {value:.4}"));
+            model = state::restore_weights(&path, model, &self.trainer.device)?;
         }
         self.progress.finish();
         Ok(Trained {

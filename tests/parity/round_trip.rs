@@ -84,3 +84,21 @@ fn grown_rows_are_the_mean() {
     let furthest = (table.narrow(0, 398, 2) - mean).abs().max().into_scalar::<f32>();
     assert!(furthest < 1e-6, "{furthest}");
 }
+
+/// Each of these made transformers 4 refuse the folder, or load it with other numbers and no more than a warning.
+#[test]
+fn what_transformers_4_needs_is_written() {
+    let case = LlavaCase::llava("llava_gqa", &device());
+    let out = tempfile::tempdir().unwrap();
+    save_model(out.path(), &case.loaded).unwrap();
+    let json = |file: &str| read_json(&out.path().join(file)).unwrap();
+    let (config, tokenizer) = (json("config.json"), json("tokenizer_config.json"));
+    assert_eq!(config["text_config"]["rope_theta"], 10_000.0);
+    assert_eq!(tokenizer["tokenizer_class"], "PreTrainedTokenizerFast");
+    assert_eq!(tokenizer["additional_special_tokens"], serde_json::json!(["<image>"]));
+    assert!(tokenizer.get("extra_special_tokens").is_none());
+    assert!(out.path().join("preprocessor_config.json").is_file());
+    let shards = Shards::open(out.path()).unwrap();
+    let mut tower = shards.names().filter(|name| name.starts_with("vision_tower."));
+    assert!(tower.all(|name| name.starts_with("vision_tower.vision_model.")));
+}

@@ -85,19 +85,19 @@ impl LlamaConfig {
         let num_attention_heads = positive(fields, "num_attention_heads", 32)?;
         let default_kv = family.num_key_value_heads.unwrap_or(num_attention_heads);
         let num_key_value_heads = positive(fields, "num_key_value_heads", default_kv)?;
-        if num_attention_heads % num_key_value_heads != 0 {
+        if !num_attention_heads.is_multiple_of(num_key_value_heads) {
             let expected = format!("a divisor of num_attention_heads, which is {num_attention_heads}");
             return Err(fields.error("num_key_value_heads", &expected));
         }
         let head_dim = match fields.opt_usize("head_dim")? {
             Some(width) => width,
-            None if hidden_size % num_attention_heads == 0 => hidden_size / num_attention_heads,
+            None if hidden_size.is_multiple_of(num_attention_heads) => hidden_size / num_attention_heads,
             None => {
                 let expected = format!("a multiple of num_attention_heads, which is {num_attention_heads}");
                 return Err(fields.error("hidden_size", &expected));
             }
         };
-        if head_dim == 0 || head_dim % 2 != 0 {
+        if head_dim == 0 || !head_dim.is_multiple_of(2) {
             return Err(fields.error("head_dim", "an even number: rotary positions turn pairs"));
         }
         let act = fields.string_or("hidden_act", "silu")?;

@@ -12,6 +12,7 @@ use super::{
     gemm::{MatMut, MatRef, Threads, multiply},
     kernels::{exp_and_sum, max, multiversion},
 };
+use crate::nn::AttentionSpec;
 use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 use std::{ops::Range, sync::Arc};
@@ -21,27 +22,6 @@ pub(super) const BLOCK: usize = 64;
 
 /// Multiply-adds below which attention stays on the calling thread: waking another one takes longer.
 const SERIAL_WORK: usize = 1 << 16;
-
-/// Which key a query sees, and how the heads lie in the width of the tensors.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AttentionSpec {
-    /// Query heads.
-    pub heads: usize,
-    /// Key and value heads; divides `heads`. Query head `i` reads key head `i / (heads / kv_heads)`.
-    pub kv_heads: usize,
-    /// Width of one head; even where rotary positions are given.
-    pub head_dim: usize,
-    /// Whether a query sees only keys at or before its own index.
-    pub causal: bool,
-    /// Per row of the batch, the index of its first real key (left padding). Empty: no padding.
-    pub starts: Arc<[usize]>,
-    /// Keys that precede the first query, so that query `i` has index `past + i`.
-    pub past: usize,
-    /// Sliding window: key `j` is seen by the query at index `i` only where `i - j < window`.
-    pub window: Option<usize>,
-    /// Factor of the scores, usually `1/√head_dim`.
-    pub scale: f32,
-}
 
 impl AttentionSpec {
     /// The index of the first real key of a row of the batch.

@@ -4,11 +4,12 @@
 // b batch, t queries, s keys, h query heads, g key/value heads ("groups"), k head width.
 
 use super::{
-    attention::{AttentionSpec, BLOCK},
+    attention::BLOCK,
     buffer::{dense, values},
     gemm::MatRef,
     kernels::multiversion,
 };
+use crate::nn::AttentionSpec;
 use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 use std::ops::Range;

@@ -6,13 +6,14 @@
 
 use super::{
     activation::{self, Gelu},
-    attention::{self, AttentionSpec},
+    attention,
     buffer::dense,
     linear::{self, Lora, SwigluMlp},
     norm::{self, Norm},
     steps::{AttentionStep, GeluStep, LinearState, LinearStep, LoraStep, MlpStep, NormStep, SwigluStep, TokenNllStep},
     token_nll::{self, Wanted},
 };
+use crate::nn::AttentionSpec;
 use burn::backend::{
     Autodiff, Backend, Flex, backend_extension,
     flex::FlexTensor,

@@ -39,9 +39,9 @@ mod tests;
 mod token_nll;
 
 pub use adamw::{AdamWStep, AdamWTensors, adamw_step, sum_of_squares};
-pub use attention::AttentionSpec;
-pub use token_nll::{TokenStats, token_stats};
+pub use token_nll::token_stats;
 
+use crate::nn::AttentionSpec;
 use activation::Gelu;
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{Device, Int, Tensor};

@@ -8,6 +8,7 @@ use super::{
     kernels::{exp_and_sum, max, multiversion, scale_assign},
     project::multiply_transposed,
 };
+use crate::nn::TokenStats;
 use burn::backend::{Flex, flex::FlexTensor};
 use burn::tensor::{Int, Tensor, TensorData};
 use rayon::prelude::*;
@@ -172,15 +173,6 @@ fn for_each_chunk(hidden: &FlexTensor, head: &FlexTensor, mut each: impl FnMut(u
     }
 }
 
-/// Log-probability of each row's target, and each row's likeliest token (the first of equals).
-#[derive(Debug, Clone)]
-pub struct TokenStats {
-    /// `[n]`, in nats.
-    pub logprobs: Tensor<1>,
-    /// `[n]`.
-    pub argmax: Tensor<1, Int>,
-}
-
 /// [`TokenStats`] of `softmax(hidden·headᵀ)` without gradients, over chunks of rows.
 ///
 /// # Shapes
@@ -206,7 +198,7 @@ pub fn token_stats(hidden: Tensor<2>, head: Tensor<2>, targets: Tensor<1, Int>) 
     });
     let (logprobs, argmax): (Vec<f32>, Vec<i64>) = stats.into_iter().unzip();
     TokenStats {
-        logprobs: Tensor::from_primitive::<Flex>(tensor(logprobs, [n])),
+        log_probs: Tensor::from_primitive::<Flex>(tensor(logprobs, [n])),
         argmax: Tensor::from_data(TensorData::new(argmax, [n]), &device),
     }
 }

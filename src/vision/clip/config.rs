@@ -78,7 +78,7 @@ impl ClipConfig {
         if fields.f64_or("attention_dropout", 0.0)? != 0.0 {
             return Err(fields.error("attention_dropout", "0: dropout of attention weights is not implemented"));
         }
-        if self.num_attention_heads == 0 || self.hidden_size % self.num_attention_heads != 0 {
+        if self.num_attention_heads == 0 || !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             let expected = format!("a divisor of hidden_size, which is {}", self.hidden_size);
             return Err(fields.error("num_attention_heads", &expected));
         }

@@ -192,5 +192,5 @@ fn token_stats_match_the_composed_form() {
     let argmax = hidden.clone().matmul(head.clone().transpose()).argmax(1).reshape([n]);
     assert!(stats.argmax.equal(argmax).all().into_scalar::<bool>());
     let expected = vec(composed_nll(hidden, head, targets).neg());
-    assert_close("logprobs", &vec(stats.logprobs), &expected, TOLERANCE);
+    assert_close("logprobs", &vec(stats.log_probs), &expected, TOLERANCE);
 }
