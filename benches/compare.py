@@ -288,9 +288,11 @@ def main() -> None:
     if options.write:
         heading = f"## {datetime.date.today()}, {processor()}, {options.threads} threads of {os.cpu_count()}"
         note = (f"{versions()}. Median of {options.steps - options.round} steps in turns of {options.round}, "
-                f"{options.round} of warm-up; load average before the last turn ended: {os.getloadavg()[0]:.1f}.")
-        with open(HERE / "RESULTS.md", "a") as file:
-            file.write(f"\n{heading}\n\n{note}\n\n{text}\n")
+                f"{options.round} of warm-up; load average at the end: {os.getloadavg()[0]:.1f}.")
+        results = HERE / "RESULTS.md"
+        title = "" if results.exists() else "# Results of `compare.py`, newest last\n"
+        with open(results, "a") as file:
+            file.write(title + f"\n{heading}\n\n{note}\n\n{text}\n")
     if wrong:
         raise SystemExit("\n".join(wrong))
 

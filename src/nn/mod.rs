@@ -7,6 +7,7 @@
 //! CPU, and a composition of burn's operations everywhere else; both compute the same thing.
 
 mod activation;
+mod adamw;
 mod attention;
 mod embedding;
 #[cfg(feature = "cpu")]
@@ -18,6 +19,7 @@ pub mod params;
 mod rope;
 
 pub use activation::{Activation, UnknownActivation};
+pub use adamw::{AdamWStep, AdamWTensors, adamw_step, sums_of_squares};
 pub use attention::{AttentionSpec, KvCache, LayerCache, SequenceLayout, attention};
 pub use embedding::Embedding;
 pub(crate) use linear::linear;

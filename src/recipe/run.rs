@@ -214,10 +214,6 @@ where
         for note in &folder.notes {
             println!("{note}");
         }
-        if folder.is_finished() {
-            println!("the run in {} is finished", folder.dir().display());
-            return Ok(Finished::Trained { run: folder.dir().to_owned() });
-        }
         let places = self.places(&folder.dir().join("made"))?;
         let (opened, encoder) = self.open(&settings, &places, &chosen)?;
         self.train(settings, places, opened, encoder, folder, chosen)
@@ -400,6 +396,10 @@ where
             println!("{line}");
         }
         folder.agree(&self.resolved, &self.inputs(&places, &data.dataset, eval.as_ref()))?;
+        if folder.is_finished() {
+            println!("the run in {} is finished", folder.dir().display());
+            return Ok(Finished::Trained { run: folder.dir().to_owned() });
+        }
         let narrow = |name: &str| settings.train.bf16 && !trainable(name, &settings.train);
         let loaded = opened.load(&settings.projector, &narrow, &device)?;
         let (loaded, adapter) = self.attach(&settings, loaded, &device)?;

@@ -1,7 +1,7 @@
 //! AdamW over a module's named parameters: groups, accumulation, global norm, moments.
 
 use super::Train;
-use crate::nn::{fused, params};
+use crate::nn::{AdamWStep, AdamWTensors, adamw_step, params, sums_of_squares};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use params::{NamedMapper, NamedVisitor};
@@ -86,24 +86,8 @@ impl GradientSum {
 
     /// Sum of squares per parameter.
     fn norms(&self) -> BTreeMap<&str, f64> {
-        let on_device = |gradient: &Tensor<1>| gradient.clone().square().sum();
-        let mut squares: BTreeMap<&str, f64> = BTreeMap::new();
-        let mut pending: Vec<(&str, Tensor<1>)> = Vec::new();
-        for (name, gradient) in &self.sums {
-            #[cfg(feature = "cpu")]
-            if fused(gradient) {
-                squares.insert(name, crate::nn::flex::sum_of_squares(gradient));
-                continue;
-            }
-            pending.push((name, on_device(gradient)));
-        }
-        if !pending.is_empty() {
-            // One read for all parameters: each read waits for the device.
-            let all = Tensor::cat(pending.iter().map(|(_, t)| t.clone()).collect(), 0);
-            let values = all.into_data();
-            squares.extend(pending.iter().map(|(n, _)| *n).zip(values.iter::<f64>()));
-        }
-        squares
+        let tensors: Vec<&Tensor<1>> = self.sums.values().collect();
+        self.sums.keys().map(String::as_str).zip(sums_of_squares(&tensors)).collect()
     }
 
     /// Euclidean norm of each parameter's gradient.
@@ -133,34 +117,23 @@ pub struct AdamW {
     pub steps: usize,
 }
 
-/// The scalars of one update of one tensor.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Update {
-    pub(crate) lr: f64,
-    pub(crate) beta1: f64,
-    pub(crate) beta2: f64,
-    pub(crate) eps: f64,
-    pub(crate) weight_decay: f64,
-    pub(crate) correction1: f64,
-    pub(crate) correction2: f64,
-}
-
 impl AdamW {
     /// Moves every parameter that has a gradient; `factor` is the schedule's, `clip` scales the gradients.
     pub fn step<M: Module>(&mut self, model: M, gradients: GradientSum, settings: &Train, factor: f64, clip: f64) -> M {
         self.steps += 1;
         let exponent = self.steps as f64;
         let (beta1, beta2) = (settings.adam_beta1, settings.adam_beta2);
-        let common = Update {
+        let common = AdamWStep {
             lr: 0.0,
             beta1,
             beta2,
             eps: settings.adam_epsilon,
             weight_decay: 0.0,
-            correction1: 1.0 - beta1.powf(exponent),
-            correction2: 1.0 - beta2.powf(exponent),
+            bias_correction1: 1.0 - beta1.powf(exponent),
+            bias_correction2: 1.0 - beta2.powf(exponent),
+            grad_scale: clip,
         };
-        let mut stepper = Stepper { adam: self, gradients: gradients.sums, settings, factor, clip, common };
+        let mut stepper = Stepper { adam: self, gradients: gradients.sums, settings, factor, common };
         params::map(model, &mut stepper)
     }
 }
@@ -170,20 +143,16 @@ struct Stepper<'a> {
     gradients: BTreeMap<String, Tensor<1>>,
     settings: &'a Train,
     factor: f64,
-    clip: f64,
-    common: Update,
+    common: AdamWStep,
 }
 
 impl NamedMapper for Stepper<'_> {
     fn map<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let Some(gradient) = self.gradients.remove(name) else { return param };
-        let gradient = if self.clip == 1.0 { gradient } else { gradient * self.clip };
-        let moments = self
-            .adam
-            .moments
-            .remove(name)
-            .unwrap_or_else(|| Moments { first: gradient.zeros_like(), second: gradient.zeros_like() });
-        let update = Update {
+        let length = gradient.dims()[0];
+        let zeros = || flat(vec![0.0; length], &gradient.device());
+        let moments = self.adam.moments.remove(name).unwrap_or_else(|| Moments { first: zeros(), second: zeros() });
+        let update = AdamWStep {
             lr: Part::of(name).learning_rate(self.settings) * self.factor,
             weight_decay: if decays(name) { self.settings.weight_decay } else { 0.0 },
             ..self.common
@@ -191,37 +160,12 @@ impl NamedMapper for Stepper<'_> {
         let (id, tensor, mapper) = param.consume();
         let shape = tensor.dims();
         // Nothing else may hold the weights here, or the update in place becomes a copy.
-        let flat = tensor.inner().reshape([gradient.dims()[0]]);
-        let (flat, moments) = apply(flat, gradient, moments, &update);
-        self.adam.moments.insert(name.to_owned(), moments);
-        let tensor = flat.reshape(shape).autodiff().require_grad();
+        let tensors = AdamWTensors { param: tensor.inner().reshape([length]), m: moments.first, v: moments.second };
+        let AdamWTensors { param, m, v } = adamw_step(tensors, gradient, update);
+        self.adam.moments.insert(name.to_owned(), Moments { first: m, second: v });
+        let tensor = param.reshape(shape).autodiff().require_grad();
         Param::from_mapped_value(id, tensor, mapper)
     }
-}
-
-fn apply(p: Tensor<1>, g: Tensor<1>, moments: Moments, u: &Update) -> (Tensor<1>, Moments) {
-    #[cfg(feature = "cpu")]
-    if fused(&p) {
-        use crate::nn::flex::{AdamWStep, AdamWTensors, adamw_step};
-        let hyper = AdamWStep {
-            lr: u.lr,
-            beta1: u.beta1,
-            beta2: u.beta2,
-            eps: u.eps,
-            weight_decay: u.weight_decay,
-            bias_correction1: u.correction1,
-            bias_correction2: u.correction2,
-        };
-        let tensors = AdamWTensors { param: p, m: moments.first, v: moments.second };
-        let AdamWTensors { param, m, v } = adamw_step(tensors, g, hyper);
-        return (param, Moments { first: m, second: v });
-    }
-    let p = p * (1.0 - u.lr * u.weight_decay);
-    let first = moments.first * u.beta1 + g.clone() * (1.0 - u.beta1);
-    let second = moments.second * u.beta2 + g.square() * (1.0 - u.beta2);
-    let denominator = second.clone().sqrt() / u.correction2.sqrt() + u.eps;
-    let p = p - first.clone() / denominator * (u.lr / u.correction1);
-    (p, Moments { first, second })
 }
 
 /// A flat f32 tensor from host memory.

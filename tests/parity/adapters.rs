@@ -1,6 +1,6 @@
 //! Adapters that go out and come back, and adapters merged into the weights they stand beside.
 
-use super::case::{Largest, LlavaCase, Reference, device, load, log_probs, nats};
+use super::case::{Largest, LlavaCase, Reference, assert_same_scores, device, load, log_probs, nats};
 use firebrick::adapters::{Adapter, Lora};
 use firebrick::checkpoint::{Shards, read_json};
 use firebrick::nn::params;
@@ -44,10 +44,10 @@ fn what_is_saved_has_pefts_keys_and_loads_with_the_same_bits() {
         assert_eq!((read.r, read.lora_alpha, read.use_rslora), (lora.r, lora.lora_alpha, lora.use_rslora), "{name}");
         let (base, _) = load(&case.reference.model_dir(), &Clip::default(), &Mlp2xGelu::default(), &device());
         let again = adapter_file::load(base, &read, &dir, &device()).unwrap();
-        assert_eq!(
-            log_probs(&again.model, &case.encoded, &device()),
-            log_probs(&case.loaded.model, &case.encoded, &case.device),
-            "{name}"
+        assert_same_scores(
+            name,
+            &log_probs(&again.model, &case.encoded, &device()),
+            &log_probs(&case.loaded.model, &case.encoded, &case.device),
         );
     }
 }

@@ -43,6 +43,17 @@ pub fn nats() -> f64 {
     if gpu { GPU_NATS } else { CPU_NATS }
 }
 
+/// Fails where a model that was saved and loaded scores otherwise than before: in any bit on the CPU, by more than the
+/// tolerance on a GPU, whose kernels are chosen by timing.
+pub fn assert_same_scores(name: &str, found: &[Vec<f32>], expected: &[Vec<f32>]) {
+    let tolerance = if nats() == CPU_NATS { 0.0 } else { GPU_NATS };
+    let mut largest = Largest::new(format!("{name}, loaded again"), tolerance);
+    assert_eq!(found.len(), expected.len(), "{name}: records");
+    for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+        largest.check_all(&index, found, expected, 1.0);
+    }
+}
+
 pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity")
 }

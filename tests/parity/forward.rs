@@ -53,7 +53,9 @@ fn pixels_and_features() {
         let model = &case.loaded.model;
         let mut seen = 0;
         for (index, record) in case.encoded.iter().enumerate() {
-            let Some(expected) = case.reference.tensor(&format!("pixel_values.{index}")) else { continue };
+            let Some(expected) = case.reference.tensor(&format!("pixel_values.{index}")) else {
+                continue;
+            };
             pixels.check_all(&index, &record.pixel_values, &expected, 1.0);
             let (h, w) = record.image_size;
             let shape = [record.image_positions.len(), 3, h, w];

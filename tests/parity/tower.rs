@@ -39,3 +39,20 @@ fn hidden_states_at_every_depth() {
         }
     }
 }
+
+/// Published checkpoints carry the dropout of their own training; it is no part of what they compute here.
+#[test]
+fn a_checkpoints_own_dropout_is_no_obstacle() {
+    let (from, to) = (fixtures().join("clip_plain/model_vision"), tempfile::tempdir().unwrap());
+    for file in std::fs::read_dir(&from).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.path().join(file.file_name())).unwrap();
+    }
+    let path = to.path().join("config.json");
+    let config = std::fs::read_to_string(&path).unwrap();
+    let changed = config.replace(r#""attention_dropout": 0.0"#, r#""attention_dropout": 0.1"#);
+    assert_ne!(changed, config);
+    std::fs::write(&path, changed).unwrap();
+    let vision = Clip { from: Some(to.path().display().to_string()), ..Clip::default() };
+    load(&fixtures().join("llama_text/model"), &vision, &Mlp2xGelu::default(), &device());
+}

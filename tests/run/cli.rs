@@ -26,8 +26,8 @@ fn with(output: &Path, more: &[&str]) -> Vec<String> {
 fn settings_are_refused_with_the_nearest_name() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
-    check(&with(&run, &["--set", "train.learning_rat=1"]), 2, &["train.learning_rat", "learning_rate"]);
-    check(&with(&run, &["--set", "adapter.r=0"]), 2, &["adapter.r", "at least 1"]);
+    check(&with(&run, &["--set", "train.learning_rat=1"]), 2, &["train.learning_rat", "did you mean `learning_rate`"]);
+    check(&with(&run, &["--set", "adapter.r=0"]), 2, &["adapter.r", "from 1 to 65536"]);
     check(&with(&run, &["--set", "adapter.r=eight"]), 2, &["adapter.r", "eight"]);
     check(&with(&run, &["--set", "adaptor.r=8"]), 2, &["adapter"]);
     check(&with(&run, &["--nonsense"]), 2, &["--nonsense"]);
@@ -134,7 +134,7 @@ fn bad_records_are_named_by_file_and_line() {
             json!({"id": "a", "conversations": [
                 {"from": "human", "value": "Hi"}, {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}
             ]}),
-            "human",
+            "alternate",
         ),
         (json!({"id": "a"}), "conversations"),
         (json!({"id": "a", "conversations": "Hi"}), "conversations"),

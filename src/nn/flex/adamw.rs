@@ -4,39 +4,10 @@ use super::{
     buffer::{TASK_ELEMENTS, dense, values},
     kernels::multiversion,
 };
+use crate::nn::{AdamWStep, AdamWTensors};
 use burn::backend::{Flex, flex::FlexTensor};
 use burn::tensor::Tensor;
 use rayon::prelude::*;
-
-/// The scalars of one AdamW step. Kept in f64 and rounded where torch rounds them.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AdamWStep {
-    /// The learning rate of this step.
-    pub lr: f64,
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the denominator.
-    pub eps: f64,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// `1 - beta1^step`.
-    pub bias_correction1: f64,
-    /// `1 - beta2^step`.
-    pub bias_correction2: f64,
-}
-
-/// A parameter with its two moments.
-#[derive(Debug, Clone)]
-pub struct AdamWTensors<const D: usize> {
-    /// The parameter.
-    pub param: Tensor<D>,
-    /// The first moment.
-    pub m: Tensor<D>,
-    /// The second moment.
-    pub v: Tensor<D>,
-}
 
 /// One step of AdamW with torch's arithmetic in torch's order.
 ///
@@ -104,6 +75,7 @@ pub(super) struct Coefficients {
     bias_correction2_sqrt: f32,
     eps: f32,
     minus_step_size: f32,
+    grad_scale: f32,
 }
 
 impl Coefficients {
@@ -116,6 +88,7 @@ impl Coefficients {
             bias_correction2_sqrt: hyper.bias_correction2.sqrt() as f32,
             eps: hyper.eps as f32,
             minus_step_size: -(hyper.lr / hyper.bias_correction1) as f32,
+            grad_scale: hyper.grad_scale as f32,
         }
     }
 }
@@ -130,6 +103,7 @@ multiversion! {
     ) {
         // Without fused multiply-add on purpose: the same bits on every processor.
         for (((param, m), v), grad) in param.iter_mut().zip(m).zip(v).zip(grad) {
+            let grad = grad * c.grad_scale;
             *m += c.lerp * (grad - *m);
             *v = *v * c.beta2 + c.one_minus_beta2 * grad * grad;
             let denominator = v.sqrt() / c.bias_correction2_sqrt + c.eps;

@@ -24,6 +24,9 @@ impl FeatureSelect {
 }
 
 /// The configuration of [`ClipVision`](super::ClipVision), under Hugging Face's names.
+///
+/// `attention_dropout` and `dropout`, which some checkpoints carry from their own training, are not applied: an image has
+/// the same features at every step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClipConfig {
     /// Width of the hidden states.
@@ -75,9 +78,6 @@ impl ClipConfig {
         if fields.usize_or("num_channels", 3usize)? != 3 {
             return Err(fields.error("num_channels", "3: other channels are not implemented"));
         }
-        if fields.f64_or("attention_dropout", 0.0)? != 0.0 {
-            return Err(fields.error("attention_dropout", "0: dropout of attention weights is not implemented"));
-        }
         if self.num_attention_heads == 0 || !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             let expected = format!("a divisor of hidden_size, which is {}", self.hidden_size);
             return Err(fields.error("num_attention_heads", &expected));
@@ -111,7 +111,9 @@ fn select_layer(root: &Fields<'_>, recipe: &Clip) -> Result<i64, CheckpointError
         return Ok(layer);
     }
     // Original LLaVA writes `mm_vision_select_layer`; -2 is the default of transformers' LlavaConfig.
-    let Some(key) = root.first_of(&["vision_feature_layer", "mm_vision_select_layer"]) else { return Ok(-2) };
+    let Some(key) = root.first_of(&["vision_feature_layer", "mm_vision_select_layer"]) else {
+        return Ok(-2);
+    };
     let value = root.get(key);
     let single = value.and_then(|v| match v.as_array() {
         Some(list) if list.len() == 1 => list[0].as_i64(),

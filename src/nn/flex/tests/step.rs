@@ -1,6 +1,7 @@
 //! The optimizer's step, determinism, and gradients against finite differences.
 
 use super::*;
+use crate::nn::{AdamWStep, AdamWTensors};
 use std::sync::Arc;
 
 #[test]
@@ -17,7 +18,8 @@ fn adamw_matches_the_formula_over_several_steps_and_works_in_place() {
         let grad = values(shape, 10 + step) * 0.3;
         let (bias_correction1, bias_correction2) =
             (1.0 - f64::powi(beta1, step as i32), 1.0 - f64::powi(beta2, step as i32));
-        let hyper = AdamWStep { lr, beta1, beta2, eps, weight_decay, bias_correction1, bias_correction2 };
+        let hyper =
+            AdamWStep { lr, beta1, beta2, eps, weight_decay, bias_correction1, bias_correction2, grad_scale: 1.0 };
         for ([p, m, v], g) in expected.iter_mut().zip(vec(grad.clone())) {
             let g = f64::from(g);
             *p *= 1.0 - lr * weight_decay;
@@ -53,6 +55,7 @@ fn adamw_leaves_other_holders_of_the_memory_alone() {
         weight_decay: 0.0,
         bias_correction1: 0.1,
         bias_correction2: 0.01,
+        grad_scale: 1.0,
     };
     let stepped = adamw_step(tensors, Tensor::ones([5], &device()), hyper);
     assert_eq!(vec(param), kept);
