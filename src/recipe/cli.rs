@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// Options of a training recipe.
 #[derive(Clone, Debug, Default, Parser)]
-#[command(disable_version_flag = true)]
+#[command(disable_version_flag = true, args_override_self = true)]
 pub struct Arguments {
     /// Folder of a Hugging Face checkpoint; left out, the recipe makes a small random model
     #[arg(long, value_name = "DIR")]

@@ -57,7 +57,7 @@ pub struct Common {
 
 /// Log-probabilities of the answers in a data set, as a JSONL file.
 #[derive(Clone, Debug, Parser)]
-#[command(disable_version_flag = true)]
+#[command(disable_version_flag = true, args_override_self = true)]
 pub struct Score {
     /// What every tool takes.
     #[command(flatten)]
@@ -81,7 +81,7 @@ pub struct Score {
 
 /// One question about images, answered as the model writes it.
 #[derive(Clone, Debug, Parser)]
-#[command(disable_version_flag = true)]
+#[command(disable_version_flag = true, args_override_self = true)]
 pub struct Chat {
     /// What every tool takes.
     #[command(flatten)]
