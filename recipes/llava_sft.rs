@@ -1,6 +1,10 @@
-//! LLaVA supervised fine-tuning with LoRA.
+//! LLaVA supervised fine-tuning with LoRA on the language model and a trained projector.
 //!
-//! Command: `cargo run --release --bin llava_sft`
+//! - `cargo run --release --bin llava_sft` makes a small data set and a small random model and trains on them: about a
+//!   minute on two cores of an AMD EPYC (Zen 5), no GPU. Held-out exact match rises from 0% to above 95%; with the images
+//!   exchanged it falls to about 12%, which is chance.
+//! - `… --bin llava_sft -- --model DIR --data FILE --eval-data FILE --images DIR --output DIR` fine-tunes a LLaVA
+//!   checkpoint of transformers; `--help` has the rest.
 
 use firebrick::prelude::*;
 

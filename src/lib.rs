@@ -65,3 +65,8 @@ pub mod prelude {
     pub use crate::trainer::Train;
     pub use crate::vision::{Clip, FeatureKind, NoVision, Patches, VisionEncoder};
 }
+
+/// The README's code, which is compiled with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

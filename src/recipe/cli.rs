@@ -23,10 +23,10 @@ pub struct Arguments {
     /// Folders in which relative image paths are sought, before the folder of the file that names them
     #[arg(long, value_name = "DIR", num_args = 1..)]
     pub images: Vec<PathBuf>,
-    /// Run folder; left out, runs/<recipe>-<n>
+    /// Run folder; left out, the first free one of runs/RECIPE-1, runs/RECIPE-2, …
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
-    /// auto | cpu | wgpu[:i] | cuda[:i]
+    /// auto, cpu, wgpu, wgpu:1, cuda or cuda:1
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = parse_device)]
     pub device: DeviceRequest,
     /// Settings from a file: {"train": {"learning_rate": 1e-4}}, or a run's own config.json

@@ -47,7 +47,7 @@ pub struct Common {
     /// PEFT adapter on top of it
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
-    /// auto | cpu | wgpu[:i] | cuda[:i]
+    /// auto, cpu, wgpu, wgpu:1, cuda or cuda:1
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: String,
     /// v1, plain, another of LLaVA's conversations, or checkpoint for the checkpoint's own Jinja template
