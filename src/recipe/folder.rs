@@ -69,6 +69,11 @@ impl ModelFolder {
         Ok(Self { dir: dir.to_owned(), config, layout, tower: None })
     }
 
+    /// Whether the model was put together from a language model's folder and an encoder's.
+    pub fn is_assembled(&self) -> bool {
+        self.tower.is_some()
+    }
+
     /// `text_config` of a LLaVA folder, the whole file otherwise.
     fn text_config(&self) -> JsonFile {
         match self.layout {
@@ -113,6 +118,14 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
     /// # Errors
     /// [`RecipeError`] where the folder does not fit the recipe's types, saying which types would.
     pub fn new(dir: &Path, model: &M, vision: &V, projector: &P, device: &Device) -> Result<Self, RecipeError> {
+        if !dir.is_dir() {
+            return Err(RecipeError::Structure {
+                dir: dir.to_owned(),
+                problem: "is not a folder".to_owned(),
+                advice: "--model takes a checkpoint's folder; `hf download NAME --local-dir DIR` fetches one"
+                    .to_owned(),
+            });
+        }
         let mut folder = ModelFolder::open(dir)?;
         folder.check_composition::<V>(vision)?;
         let text = folder.text_config();

@@ -6,6 +6,7 @@ use super::run_folder::{Inputs, RunFolder};
 use super::save::{Saved, save_final};
 use super::{Arguments, RecipeError, adapter_file, making, preflight, report, tools};
 use crate::adapters::Adapter;
+use crate::checkpoint::Shards;
 use crate::data::{Checked, DataKind, Dataset, Encoder, LoaderSettings, PadSide, Padding, Reading, Sampler};
 use crate::device::{Chosen, choose};
 use crate::generation::Stop;
@@ -139,6 +140,14 @@ struct Settings<M, A, V, P, O, D> {
     reading: Reading,
 }
 
+/// What has been checked and is ready to be trained with.
+struct Prepared<M: LanguageModel, V: VisionEncoder, P: Projector, D: DataKind> {
+    opened: Opened<M, V, P>,
+    data: TrainData<D>,
+    eval: Option<EvalData<D>>,
+    notes: Vec<String>,
+}
+
 /// Where model and data lie.
 #[derive(Clone, Debug)]
 struct Places {
@@ -196,6 +205,7 @@ where
             return Ok(Finished::Checked);
         }
         let settings = self.settings()?;
+        self.refuse_idle(&settings.train)?;
         let chosen = choose(self.arguments.device)?;
         println!("device: {} ({})", chosen.name, chosen.reason);
         if settings.train.bf16 && chosen.name.starts_with("cpu") {
@@ -207,16 +217,20 @@ where
             let scratch = making::Scratch::new()?;
             let places = self.places(scratch.path())?;
             let (opened, encoder) = self.open(&settings, &places, &chosen)?;
-            self.dry_run(&settings, &places, &opened, &encoder)?;
+            self.dry_run(&settings, &places, &opened, &encoder, &chosen)?;
             return Ok(Finished::Checked);
         }
         let folder = RunFolder::open(self.arguments, self.name)?;
         for note in &folder.notes {
             println!("{note}");
         }
-        let places = self.places(&folder.dir().join("made"))?;
-        let (opened, encoder) = self.open(&settings, &places, &chosen)?;
-        self.train(settings, places, opened, encoder, folder, chosen)
+        match self.prepare(&settings, &folder, &chosen) {
+            Ok(prepared) => self.train(settings, prepared, folder, chosen),
+            Err(error) => {
+                folder.abandon();
+                Err(error)
+            }
+        }
     }
 
     fn settings(&self) -> Result<Settings<M, A, V, P, O, D>, RecipeError> {
@@ -241,6 +255,9 @@ where
                 self.derive_default(key, value, "the made model is random")?;
             }
         }
+        if let Some(dir) = &self.arguments.adapter {
+            self.take_from_file(dir)?;
+        }
         let adapter: A = self.resolved.section("adapter")?;
         if adapter.trains_projector() == Some(false) {
             let projector = self.resolved.setting("train.projector");
@@ -259,6 +276,41 @@ where
             let trains = !A::FREEZES_LANGUAGE_MODEL;
             let reason = if trains { "there is no adapter" } else { "an adapter is trained instead" };
             self.resolved.derive("train.language_model", json!(trains), reason)?;
+        }
+        Ok(())
+    }
+
+    /// Settings that were typed and would do nothing.
+    fn refuse_idle(&self, train: &Train) -> Result<(), RecipeError> {
+        let typed = |key: &str| {
+            let origin = self.resolved.setting(key).map(|s| &s.origin);
+            matches!(origin, Some(Origin::CommandLine | Origin::File(_)))
+                && self.resolved.setting(key).is_some_and(|s| !s.value.is_null())
+        };
+        let parts = [
+            ("vision_tower", train.vision_tower),
+            ("projector", train.projector),
+            // The adapter's rate is the language model's.
+            ("language_model", train.language_model.unwrap_or(false) || A::FREEZES_LANGUAGE_MODEL),
+        ];
+        for (part, trained) in parts {
+            let key = format!("train.{part}_learning_rate");
+            if !trained && typed(&key) {
+                return Err(RecipeError::Usage(format!(
+                    "{key} would do nothing: the part is frozen; set train.{part}=true, or leave it out"
+                )));
+            }
+        }
+        let evaluates = !self.arguments.eval_data.is_empty() || self.arguments.data.is_empty();
+        for key in
+            ["train.eval_steps", "train.load_best_model_at_end", "train.eval_on_start", "train.eval_shuffled_images"]
+        {
+            let off = self.resolved.setting(key).is_some_and(|s| s.value == json!(false));
+            if !evaluates && !off && typed(key) {
+                return Err(RecipeError::Usage(format!(
+                    "{key} would do nothing without held-out data; add --eval-data, or leave it out"
+                )));
+            }
         }
         Ok(())
     }
@@ -301,6 +353,10 @@ where
             let texts = making::Texts { data: &places.data, images: &places.images };
             places.model = making::model::<D>(&made_dir.join("model"), &texts, self.train_seed()?)?;
             println!("model: made a small random one, in {}", places.model.display());
+            println!(
+                "       a random model has nothing for a small adapter to adapt, so here, and only here, more of it is trained: \
+                 see `parameters` below"
+            );
         }
         Ok(places)
     }
@@ -341,8 +397,16 @@ where
         places: &Places,
         opened: &Opened<M, V, P>,
         encoder: &Encoder,
+        chosen: &Chosen,
     ) -> Result<(), RecipeError> {
         let reading = &settings.reading;
+        // Names, shapes and lengths stand in the headers; the adapter's targets in the model's own structure.
+        Shards::open(&opened.folder.dir)?;
+        if self.arguments.adapter.is_none() {
+            let mut rng = ChaCha8Rng::seed_from_u64(settings.train.seed);
+            let (model, prefix) = (opened.model.language_model.clone(), Self::prefix(opened.processor.is_some()));
+            settings.adapter.attach(model, prefix, &mut rng, &chosen.device.clone().autodiff())?;
+        }
         for (label, files) in [("training data", &places.data), ("held-out data", &places.eval)] {
             if files.is_empty() {
                 continue;
@@ -379,23 +443,33 @@ where
         );
     }
 
+    /// Everything that can be refused without the weights.
+    fn prepare(
+        &self,
+        settings: &Settings<M, A, V, P, O, D>,
+        folder: &RunFolder,
+        chosen: &Chosen,
+    ) -> Result<Prepared<M, V, P, D>, RecipeError> {
+        let places = self.places(&folder.dir().join("made"))?;
+        let (opened, encoder) = self.open(settings, &places, chosen)?;
+        let (data, eval, notes) = self.data(settings, &places, &Arc::new(encoder), &opened.folder.dir)?;
+        for line in &notes {
+            println!("{line}");
+        }
+        folder.agree(&self.resolved, &self.inputs(&places, &data.dataset, eval.as_ref()))?;
+        Ok(Prepared { opened, data, eval, notes })
+    }
+
     fn train(
         &self,
         settings: Settings<M, A, V, P, O, D>,
-        places: Places,
-        opened: Opened<M, V, P>,
-        encoder: Encoder,
+        prepared: Prepared<M, V, P, D>,
         folder: RunFolder,
         chosen: Chosen,
     ) -> Result<Finished, RecipeError> {
         let started = std::time::SystemTime::now();
         let device = chosen.device.clone().autodiff();
-        let encoder = Arc::new(encoder);
-        let (data, eval, notes) = self.data(&settings, &places, &encoder, folder.dir(), &opened.folder.dir)?;
-        for line in &notes {
-            println!("{line}");
-        }
-        folder.agree(&self.resolved, &self.inputs(&places, &data.dataset, eval.as_ref()))?;
+        let Prepared { opened, data, eval, notes } = prepared;
         if folder.is_finished() {
             println!("the run in {} is finished", folder.dir().display());
             return Ok(Finished::Trained { run: folder.dir().to_owned() });
@@ -441,6 +515,9 @@ where
             metrics: &trained.metrics,
         };
         page.write(folder.dir(), &samples, &before, &after)?;
+        for (reason, n) in &trained.counters.skipped {
+            println!("left out {n} times in training: {reason}");
+        }
         let kind = match saved {
             Saved::Adapter => "adapter",
             Saved::Model => "model",
@@ -456,7 +533,6 @@ where
         settings: &Settings<M, A, V, P, O, D>,
         places: &Places,
         encoder: &Arc<Encoder>,
-        _run: &Path,
         model_dir: &Path,
     ) -> Result<(TrainData<D>, Option<EvalData<D>>, Vec<String>), RecipeError> {
         let (train, reading) = (&settings.train, &settings.reading);
@@ -495,11 +571,20 @@ where
     fn inputs(&self, places: &Places, data: &Dataset<D>, eval: Option<&EvalData<D>>) -> Inputs {
         let mut inputs = std::collections::BTreeMap::new();
         inputs.insert("recipe".to_owned(), json!(self.name));
-        inputs.insert("model".to_owned(), json!(places.model));
-        inputs.insert("adapter".to_owned(), json!(self.arguments.adapter));
+        // A folder keeps its identity when it is named from elsewhere; what the recipe made moves with the run.
+        let identity = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+        let model = self.arguments.model.as_ref().map(|_| identity(&places.model));
+        inputs.insert("model".to_owned(), model.map_or(json!("made"), |path| json!(path)));
+        inputs.insert("adapter".to_owned(), json!(self.arguments.adapter.as_ref().map(identity)));
         inputs.insert("data".to_owned(), json!(data.fingerprint()));
         inputs.insert("eval_data".to_owned(), json!(eval.map(|e| e.dataset.fingerprint())));
         Inputs(inputs)
+    }
+
+    /// The language model's path inside transformers' class.
+    fn prefix(sees: bool) -> &'static str {
+        let layout = if sees { Layout::Composed } else { Layout::Plain };
+        Vlm::<M::Model, V::Model, P::Model>::module_prefix(layout)
     }
 
     /// Puts the adapter on the model, fresh or from a folder, and sets what is trained.
@@ -509,16 +594,11 @@ where
         mut loaded: Loaded<M, V, P>,
         device: &burn::tensor::Device,
     ) -> Result<(Loaded<M, V, P>, A), RecipeError> {
-        let mut adapter = settings.adapter.clone();
+        let adapter = settings.adapter.clone();
         match &self.arguments.adapter {
-            Some(dir) => {
-                adapter = adapter_file::read_settings(dir)?;
-                self.agree_with_file(&adapter)?;
-                loaded = adapter_file::load(loaded, &adapter, dir, device)?;
-            }
+            Some(dir) => loaded = adapter_file::load(loaded, &adapter, dir, device)?,
             None => {
-                let layout = if loaded.processor.is_some() { Layout::Composed } else { Layout::Plain };
-                let prefix = Vlm::<M::Model, V::Model, P::Model>::module_prefix(layout);
+                let prefix = Self::prefix(loaded.processor.is_some());
                 let mut rng = ChaCha8Rng::seed_from_u64(settings.train.seed);
                 let model = loaded.model.language_model;
                 loaded.model.language_model = adapter.attach(model, prefix, &mut rng, device)?;
@@ -528,10 +608,10 @@ where
         Ok((loaded, adapter))
     }
 
-    /// An adapter's file decides its shape; a recipe or a user that asks for another is refused, not ignored.
-    fn agree_with_file(&self, file: &A) -> Result<(), RecipeError> {
-        let given = Given::<A>::from_settings(file);
-        for (name, value) in given.values() {
+    /// An adapter's file decides its shape; a user who asks for another is refused, not ignored.
+    fn take_from_file(&mut self, dir: &Path) -> Result<(), RecipeError> {
+        let file: A = adapter_file::read_settings(dir)?;
+        for (name, value) in Given::<A>::from_fields(&file).values() {
             let key = format!("adapter.{name}");
             let Some(setting) = self.resolved.setting(&key) else { continue };
             let asked = matches!(setting.origin, Origin::CommandLine | Origin::File(_));
@@ -541,6 +621,7 @@ where
                     setting.value, setting.origin
                 )));
             }
+            self.resolved.derive(&key, value.clone(), "the adapter's own file")?;
         }
         Ok(())
     }

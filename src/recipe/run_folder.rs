@@ -79,6 +79,16 @@ impl RunFolder {
         self.lock.run_dir()
     }
 
+    /// Removes the folder of a run that was refused before it began, where nothing but its lock is in it.
+    pub fn abandon(self) {
+        let dir = self.dir().to_owned();
+        if !holds_something(&dir) {
+            // A folder that cannot be removed is no second error: the first one is being reported.
+            let _ = std::fs::remove_file(dir.join(RunLock::FILE));
+            let _ = std::fs::remove_dir(&dir);
+        }
+    }
+
     /// Whether `final/` is there, which is written last.
     pub fn is_finished(&self) -> bool {
         self.resume.is_some() && self.dir().join("final").is_dir() && self.dir().join("report.html").is_file()

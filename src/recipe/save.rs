@@ -29,8 +29,8 @@ pub enum Saved {
     Adapter,
 }
 
-/// Writes `dir`: an adapter where nothing but it and the projector was trained, else the whole model with the adapter
-/// merged into it.
+/// Writes `dir`: an adapter where nothing but it and the projector of a saved model was trained, else the whole model
+/// with the adapter merged into it.
 ///
 /// # Errors
 /// [`RecipeError::Checkpoint`] where the folder cannot be written.
@@ -42,7 +42,9 @@ pub fn save_final<M: LanguageModel, A: Adapter, V: VisionEncoder, P: Projector>(
     let trained = params::list_trainable(&loaded.model);
     let beside = |name: &str| name.contains(".adapter.") || name.starts_with("multi_modal_projector.");
     let has_adapter = trained.iter().any(|p| p.name.contains(".adapter."));
-    if has_adapter && trained.iter().all(|p| beside(&p.name)) {
+    // An adapter needs a base that a file holds; a model put together from parts is in none.
+    let has_base = !loaded.folder.is_assembled();
+    if has_base && has_adapter && trained.iter().all(|p| beside(&p.name)) {
         save_adapter(dir, loaded, adapter)?;
         Ok(Saved::Adapter)
     } else {

@@ -3,6 +3,7 @@
 use super::folder::{Loaded, Opened};
 use super::{RecipeError, adapter_file, zoo};
 use crate::adapters::Lora;
+use crate::data::turns::split_images;
 use crate::data::{
     BadRecord, Batch, DataKind, Dataset, Encoder, ImageEncoding, LlavaData, Loader, LoaderSettings, PadSide, Padding,
     collate,
@@ -285,8 +286,11 @@ impl Tool for Chat {
         projector: P,
     ) -> anyhow::Result<()> {
         let ready = ready(&self.common, &model, &vision, &projector)?;
-        let mut content: Vec<Part> = self.image.iter().map(|_| Part::Image).collect();
-        content.push(Part::Text(self.prompt.clone()));
+        // Markers in the prompt say where the images go; without any they come first.
+        let mut content = split_images(&self.prompt);
+        if !content.contains(&Part::Image) {
+            content.splice(0..0, self.image.iter().map(|_| Part::Image));
+        }
         let conversation = Conversation::new(vec![Message::new(Role::User, content)]);
         let encoded = ready.encoder.encode_question(&conversation, &self.image)?;
         let padding = Padding { token: pad_id(&ready.encoder.tokenizer), side: PadSide::Left, multiple_of: 1 };

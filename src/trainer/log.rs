@@ -26,16 +26,18 @@ impl MetricsLog {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(CheckpointError::io(&path, "reading")(error)),
         };
-        // A line that was being written when the process died is not JSON, and is written again.
-        let rows: Vec<Map<String, Value>> = text
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .filter(|row: &Map<String, Value>| {
-                let step = row.get("step").and_then(Value::as_u64).unwrap_or(0) as usize;
-                keep.is_some_and(|keep| step <= keep)
-            })
-            .collect();
-        let kept: String = rows.iter().map(line).collect();
+        // A line that was being written when the process died is not JSON, and is written again. Lines that stay keep
+        // their bytes.
+        let (mut kept, mut rows) = (String::new(), Vec::new());
+        for line in text.lines() {
+            let Ok(row) = serde_json::from_str::<Map<String, Value>>(line) else { continue };
+            let step = row.get("step").and_then(Value::as_u64).unwrap_or(0) as usize;
+            if keep.is_some_and(|keep| step <= keep) {
+                kept.push_str(line);
+                kept.push('\n');
+                rows.push(row);
+            }
+        }
         write_file(&path, kept.as_bytes())?;
         let file = DurableFile::open_at(&path, kept.len() as u64)?;
         Ok(Self { path, file, rows })

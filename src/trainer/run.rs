@@ -14,6 +14,7 @@ use crate::data::{Batch, DataError, DataKind, Dataset, Encoder, LoadedBatch, Loa
 use crate::objectives::{Objective, StepTotals};
 use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value, json};
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -139,6 +140,7 @@ impl<O: Objective, K: DataKind> Trainer<'_, O, K> {
             progress,
             window_started: Instant::now(),
             window_tokens: 0,
+            reported: HashSet::new(),
         };
         // Inside a scope all of rayon's work is entered from a worker: fewer wake-ups per operation.
         rayon::scope(|_| run.all())
@@ -156,6 +158,8 @@ struct Running<'a, 'b, P, O, K: DataKind> {
     progress: Progress,
     window_started: Instant,
     window_tokens: usize,
+    /// Records whose skipping has been told; each epoch meets them again.
+    reported: HashSet<usize>,
 }
 
 impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
@@ -198,7 +202,9 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
         let step = self.counters.step + 1;
         for loaded in &micro {
             for skipped in &loaded.skipped {
-                self.progress.message(&format!("skipped: {}", skipped.message));
+                if self.reported.insert(skipped.index) {
+                    self.progress.message(&format!("skipped: {}", skipped.message));
+                }
                 *self.counters.skipped.entry(skipped.reason.to_owned()).or_default() += 1;
             }
         }
@@ -288,6 +294,9 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
         }
         row.insert("num_tokens".into(), counters.num_tokens.into());
         row.insert("tokens_per_second".into(), json!(speed));
+        if !counters.skipped.is_empty() {
+            row.insert("skipped".into(), counters.skipped.values().sum::<usize>().into());
+        }
         counters.window_loss = 0.0;
         counters.window_steps = 0;
         self.window_tokens = 0;

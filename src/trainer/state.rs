@@ -21,15 +21,30 @@ pub struct Counters {
     /// Tokens seen, padding aside.
     pub num_tokens: usize,
     /// Sum of the losses since the last log line.
+    #[serde(with = "exact")]
     pub window_loss: f64,
     /// Steps since the last log line.
     pub window_steps: usize,
     /// Seconds of training, evaluation and checkpoints aside.
+    #[serde(with = "exact")]
     pub train_seconds: f64,
     /// Records left out so far, by reason.
     pub skipped: BTreeMap<String, usize>,
     /// The best evaluation so far: step and value.
     pub best: Option<(usize, f64)>,
+}
+
+/// A number as its bits: decimal text may come back one bit off.
+mod exact {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(value.to_bits())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        u64::deserialize(deserializer).map(f64::from_bits)
+    }
 }
 
 /// Writes `checkpoint-<step>`.

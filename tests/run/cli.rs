@@ -159,8 +159,8 @@ fn malformed_files_are_refused_with_their_line() {
         let mut arguments = tiny(&run);
         let at = arguments.iter().position(|a| a == "--data").unwrap() + 1;
         arguments[at] = file.display().to_string();
-        let _ = std::fs::remove_dir_all(&run);
         check(&arguments, 1, &[says]);
+        assert!(!run.exists(), "a refused run must not leave a folder");
     }
 }
 
@@ -171,7 +171,47 @@ fn a_missing_model_or_another_family_is_refused_with_advice() {
     let mut arguments = tiny(&run);
     arguments[1] = folder.path().join("nowhere").display().to_string();
     check(&arguments, 1, &["config.json"]);
-    let _ = std::fs::remove_dir_all(&run);
     arguments[1] = fixture("parity/llama_text/model").display().to_string();
     check(&arguments, 1, &["language model alone", "vision.from"]);
+}
+
+#[test]
+fn a_model_put_together_from_parts_is_saved_whole_and_scores() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let mut arguments = with(&run, &["--max-steps", "1"]);
+    arguments[1] = fixture("parity/llama_text/model").display().to_string();
+    let clip = fixture("parity/clip_plain/model");
+    arguments.extend(["--set".to_owned(), format!("vision.from={}", clip.display())]);
+    check(&arguments, 0, &["model: "]);
+    let scores = folder.path().join("scores.jsonl");
+    let records = fixture("parity/records");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_score"))
+        .args(["--model".as_ref(), run.join("final").as_os_str()])
+        .args(["--data".as_ref(), records.join("data.json").as_os_str()])
+        .args(["--images".as_ref(), records.join("images").as_os_str()])
+        .args(["--output".as_ref(), scores.as_os_str()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(std::fs::read_to_string(scores).unwrap().lines().count(), 5);
+}
+
+#[test]
+fn an_adapters_own_file_decides_its_shape() {
+    let folder = tempfile::tempdir().unwrap();
+    let adapter = fixture("parity/peft_lora/adapter").display().to_string();
+    let more = ["--adapter", &adapter, "--set", "adapter.lora_dropout=0", "--max-steps", "1"];
+    check(&with(&folder.path().join("agrees"), &more), 0, &[]);
+    let more = [&more[..], &["--set", "adapter.r=5"]].concat();
+    check(&with(&folder.path().join("differs"), &more), 2, &["adapter.r is 5", "says 4"]);
+}
+
+#[test]
+fn settings_that_would_do_nothing_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let says = ["vision_tower_learning_rate", "train.vision_tower=true"];
+    check(&with(&run, &["--set", "train.vision_tower_learning_rate=1"]), 2, &says);
+    check(&with(&run, &["--set", "adapter.target_modules=q_proj,zzz"]), 1, &["zzz", "self_attn.q_proj"]);
 }

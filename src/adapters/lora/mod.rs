@@ -81,17 +81,19 @@ impl Adapter for Lora {
         device: &Device,
     ) -> Result<M, AdapterError> {
         let matcher = self.target_modules.matcher(prefix)?;
-        let (mut attached, mut seen) = (0, Vec::new());
+        let (mut attached, mut paths) = (0, Vec::new());
         model.visit_linears(&mut |path, linear| {
             if matcher.matches(path) {
                 linear.adapter = Some(self.slot(linear, rng, device));
                 attached += 1;
-            } else if seen.len() < 3 {
-                seen.push(path.to_owned());
             }
+            paths.push(path.to_owned());
         });
-        if attached == 0 {
-            return Err(AdapterError::NoTarget { pattern: self.target_modules.to_string(), examples: seen.join(", ") });
+        let idle = matcher.idle(&paths);
+        if attached == 0 || !idle.is_empty() {
+            paths.truncate(7);
+            let pattern = if idle.is_empty() { self.target_modules.to_string() } else { idle.join(", ") };
+            return Err(AdapterError::NoTarget { pattern, examples: paths.join(", ") });
         }
         Ok(model)
     }

@@ -92,6 +92,21 @@ impl Targets {
 }
 
 impl Matcher {
+    /// The names that matched none of `paths`.
+    pub(super) fn idle(&self, paths: &[String]) -> Vec<String> {
+        match self {
+            Self::Suffixes(names) => names
+                .iter()
+                .filter(|name| {
+                    let one = Self::Suffixes(vec![(*name).clone()]);
+                    !paths.iter().any(|path| one.matches(path))
+                })
+                .cloned()
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
     pub(super) fn matches(&self, path: &str) -> bool {
         match self {
             Self::All => true,

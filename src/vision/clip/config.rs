@@ -70,11 +70,11 @@ impl ClipConfig {
             select_layer: select_layer(root, recipe)?,
             select_feature: select_feature(root, recipe)?,
         };
-        config.check(fields, root)?;
+        config.check(fields, root, recipe)?;
         Ok(config)
     }
 
-    fn check(&self, fields: &Fields<'_>, root: &Fields<'_>) -> Result<(), CheckpointError> {
+    fn check(&self, fields: &Fields<'_>, root: &Fields<'_>, recipe: &Clip) -> Result<(), CheckpointError> {
         if fields.usize_or("num_channels", 3usize)? != 3 {
             return Err(fields.error("num_channels", "3: other channels are not implemented"));
         }
@@ -89,7 +89,15 @@ impl ClipConfig {
         let states = self.num_hidden_layers as i64 + 1;
         if self.select_layer < -states || self.select_layer >= states {
             let expected = format!("between {} and {}: the tower has {} layers", -states, states - 1, states - 1);
-            return Err(root.error("vision_feature_layer", &expected));
+            return Err(match recipe.select_layer {
+                None => root.error("vision_feature_layer", &expected),
+                Some(asked) => CheckpointError::Field {
+                    path: root.file().to_owned(),
+                    field: "vision.select_layer".to_owned(),
+                    found: asked.to_string(),
+                    expected,
+                },
+            });
         }
         Ok(())
     }
