@@ -158,6 +158,8 @@ struct Run {
     settings: Train,
     batch: Batch,
     device: Device,
+    /// Steps taken.
+    done: usize,
 }
 
 impl Run {
@@ -189,7 +191,7 @@ impl Run {
             (false, Part::LanguageModel) => options.adapter == Tuning::None,
         };
         let model = params::set_trainable(model, trained);
-        Ok(Self { model: Some(model), optimizer: AdamW::default(), settings, batch, device })
+        Ok(Self { model: Some(model), optimizer: AdamW::default(), settings, batch, device, done: 0 })
     }
 
     fn model(&self) -> anyhow::Result<&Model> {
@@ -201,8 +203,8 @@ impl Run {
             let started = Instant::now();
             let (loss, norm) = self.step()?;
             let seconds = started.elapsed().as_secs_f64();
-            let step = self.optimizer.steps;
-            lines.write(&json!({"step": step, "seconds": seconds, "loss": loss, "grad_norm": norm}))?;
+            self.done += 1;
+            lines.write(&json!({"step": self.done, "seconds": seconds, "loss": loss, "grad_norm": norm}))?;
         }
         Ok(())
     }

@@ -29,11 +29,9 @@ pub struct StepTotals {
     pub supervised_tokens: usize,
 }
 
-/// A differentiable value and what is logged beside it.
+/// What is minimised.
 #[derive(Debug)]
 pub struct Loss {
-    /// `[1]`, f32.
+    /// `[1]`, f32, differentiable.
     pub value: Tensor<1>,
-    /// Names and values that add up over micro-batches.
-    pub metrics: Vec<(&'static str, f64)>,
 }

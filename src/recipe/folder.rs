@@ -128,6 +128,7 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
         }
         let mut folder = ModelFolder::open(dir)?;
         folder.check_composition::<V>(vision)?;
+        refuse_projector(&folder.config.fields()?)?;
         let text = folder.text_config();
         check_type::<M>(&text.fields()?)?;
         let language_model = model.build(&text.fields()?, device)?;
@@ -372,6 +373,17 @@ fn both_rope_forms(text: &mut Value) {
             text["rope_scaling"] = scaling.into();
         }
     }
+}
+
+/// Settings of a LLaVA configuration that would change the projector's arithmetic and are not implemented.
+fn refuse_projector(root: &Fields<'_>) -> Result<(), CheckpointError> {
+    if root.string_or("projector_hidden_act", "gelu")? != "gelu" {
+        return Err(root.error("projector_hidden_act", "gelu: other activations are not implemented"));
+    }
+    if !root.bool_or("multimodal_projector_bias", true)? {
+        return Err(root.error("multimodal_projector_bias", "true: projectors without biases are not implemented"));
+    }
+    Ok(())
 }
 
 fn check_type<M: LanguageModel>(fields: &Fields<'_>) -> Result<(), RecipeError> {

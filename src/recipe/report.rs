@@ -38,9 +38,15 @@ impl<D: DataKind> Samples<D> {
     ///
     /// # Errors
     /// [`RecipeError::Data`], [`RecipeError::Checkpoint`].
-    pub fn before<P: Policy>(&self, run: &Path, model: &P, device: &Device) -> Result<Vec<Answer>, RecipeError> {
+    pub fn before<P: Policy>(
+        &self,
+        run: &Path,
+        resumed: bool,
+        model: &P,
+        device: &Device,
+    ) -> Result<Vec<Answer>, RecipeError> {
         let path = run.join("before.json");
-        if path.is_file() {
+        if resumed && path.is_file() {
             let held = read_json(&path)?;
             return Ok(held.as_array().map(|all| all.iter().map(from_json).collect()).unwrap_or_default());
         }
@@ -56,7 +62,7 @@ impl<D: DataKind> Samples<D> {
     /// [`RecipeError::Data`].
     pub fn answers<P: Policy>(&self, model: &P, device: &Device) -> Result<Vec<Answer>, RecipeError> {
         let Some(data) = &self.data else { return Ok(Vec::new()) };
-        Ok(answer(&model.valid(), data, &self.indices, Images::Own, device, None)?)
+        Ok(answer(&model.valid(), data, &self.indices, Images::Own, device)?)
     }
 
     fn pictures(&self, before: &[Answer], after: &[Answer]) -> Vec<SamplePicture> {

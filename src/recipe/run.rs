@@ -197,6 +197,18 @@ where
     }
 
     fn run(mut self) -> Result<Finished, RecipeError> {
+        let arguments = self.arguments;
+        for (given, flag, needs) in [
+            (!arguments.eval_data.is_empty() && arguments.data.is_empty(), "--eval-data", "--data"),
+            (!arguments.images.is_empty() && arguments.data.is_empty(), "--images", "--data"),
+            (arguments.adapter.is_some() && arguments.model.is_none(), "--adapter", "--model"),
+        ] {
+            if given {
+                return Err(RecipeError::Usage(format!(
+                    "{flag} would do nothing without {needs}; add it, or leave {flag} out"
+                )));
+            }
+        }
         self.derive()?;
         if self.arguments.print_config {
             // Every value is checked first: what is printed is what a run would use.
@@ -300,6 +312,12 @@ where
                     "{key} would do nothing: the part is frozen; set train.{part}=true, or leave it out"
                 )));
             }
+        }
+        if train.bf16 && train.language_model == Some(true) {
+            return Err(RecipeError::Usage(
+                "train.bf16 holds frozen weights in bf16, but the language model is trained; add an adapter, or leave it out"
+                    .to_owned(),
+            ));
         }
         let evaluates = !self.arguments.eval_data.is_empty() || self.arguments.data.is_empty();
         for key in
@@ -481,7 +499,7 @@ where
         let interrupt = Arc::new(AtomicBool::new(false));
         on_interrupt(&interrupt);
         let samples = report::Samples::choose(eval.as_ref());
-        let before = samples.before(folder.dir(), &loaded.model, &chosen.device)?;
+        let before = samples.before(folder.dir(), folder.resume.is_some(), &loaded.model, &chosen.device)?;
         let trainer = Trainer {
             objective: &settings.objective,
             settings: &settings.train,

@@ -82,6 +82,10 @@ impl RunFolder {
     /// Removes the folder of a run that was refused before it began, where nothing but its lock is in it.
     pub fn abandon(self) {
         let dir = self.dir().to_owned();
+        if self.resume.is_none() && !dir.join(CONFIG).exists() {
+            // What the recipe made for a run that is none; as below, no second error.
+            let _ = std::fs::remove_dir_all(dir.join("made"));
+        }
         if !holds_something(&dir) {
             // A folder that cannot be removed is no second error: the first one is being reported.
             let _ = std::fs::remove_file(dir.join(RunLock::FILE));

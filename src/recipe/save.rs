@@ -169,7 +169,7 @@ pub fn save_adapter<M: LanguageModel, A: Adapter, V: VisionEncoder, P: Projector
             modules_to_save = vec!["multi_modal_projector".to_owned()];
         }
     }
-    let context = PeftContext { base_model: loaded.folder.dir.display().to_string(), modules_to_save, targets };
+    let context = PeftContext { base_model: base_path(&loaded.folder.dir), modules_to_save, targets };
     let mut folder = DirWriter::create(dir)?;
     write_model(&mut folder, "adapter_model", tensors, None)?;
     if let Some(config) = adapter.peft_config(&context) {
@@ -181,6 +181,11 @@ pub fn save_adapter<M: LanguageModel, A: Adapter, V: VisionEncoder, P: Projector
     loaded.tokenizer.save(folder.path()).map_err(save)?;
     folder.commit(Manifest::Omitted)?;
     Ok(())
+}
+
+/// Absolute, so that PEFT finds the base from anywhere.
+fn base_path(dir: &Path) -> String {
+    dir.canonicalize().unwrap_or_else(|_| dir.to_owned()).display().to_string()
 }
 
 fn adapter_tensors<'a, M: LanguageModel, V: VisionEncoder, P: Projector>(

@@ -10,6 +10,7 @@ use crate::data::{
 };
 use crate::device::{DeviceRequest, choose};
 use crate::generation::Stop;
+use crate::image::ImageProcessor;
 use crate::models::LanguageModel;
 use crate::projector::Projector;
 use crate::text::{ChatTemplate, Conversation, Message, Part, Role, TextStream, Tokenizer};
@@ -137,7 +138,13 @@ fn ready<M: LanguageModel, V: VisionEncoder, P: Projector>(
     let chosen = choose(request)?;
     eprintln!("device: {} ({})", chosen.name, chosen.reason);
     let device = chosen.device;
-    let opened = Opened::new(&common.model, model, vision, projector, &device)?;
+    let mut opened = Opened::new(&common.model, model, vision, projector, &device)?;
+    if let (Some(dir), Some(processor)) = (&common.adapter, &mut opened.processor) {
+        // The adapter was trained on images as its own settings make them.
+        if dir.join("preprocessor_config.json").is_file() {
+            *processor = ImageProcessor::from_dir(dir)?;
+        }
+    }
     let encoder = encoder(&opened, common.template.as_deref())?;
     let mut loaded = opened.load(projector, &|_| false, &device)?;
     if let Some(dir) = &common.adapter {

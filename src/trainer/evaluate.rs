@@ -1,7 +1,6 @@
 //! Evaluation: loss, token accuracy, and generated answers by exact match.
 
 use super::policy::Policy;
-use super::progress::Progress;
 use crate::data::{
     BadRecord, DataError, DataKind, Dataset, Encoded, Encoder, Loader, LoaderSettings, PadSide, Padding, collate,
 };
@@ -103,7 +102,6 @@ pub fn answer<P: Policy, K: DataKind>(
     indices: &[usize],
     images: Images,
     device: &Device,
-    progress: Option<&Progress>,
 ) -> Result<Vec<Answer>, DataError> {
     let mut answers = Vec::with_capacity(indices.len());
     let padding = Padding { side: PadSide::Left, ..data.loader.padding };
@@ -125,14 +123,14 @@ pub fn answer<P: Policy, K: DataKind>(
                 Err(error) => return Err(error),
             }
         }
+        if encoded.is_empty() {
+            continue;
+        }
         let batch = collate(&encoded, &padding);
         let ids = model.generate(&batch, &data.stop, device, &mut |_, _| true);
         for ((ids, expected), index) in ids.iter().zip(expected).zip(&batch.indices) {
             let generated = data.encoder.tokenizer.decode(ids);
             answers.push(Answer { index: *index, expected, generated });
-        }
-        if let Some(progress) = progress {
-            progress.inc(chunk.len() as u64);
         }
     }
     Ok(answers)

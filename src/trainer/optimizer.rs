@@ -103,6 +103,8 @@ pub struct Moments {
     pub first: Tensor<1>,
     /// Running mean of its square.
     pub second: Tensor<1>,
+    /// Updates made: a parameter without a gradient, such as the projector's in a batch without images, makes none.
+    pub steps: usize,
 }
 
 /// AdamW with torch's arithmetic.
@@ -113,15 +115,11 @@ pub struct Moments {
 pub struct AdamW {
     /// Moments by parameter name.
     pub moments: BTreeMap<String, Moments>,
-    /// Steps taken.
-    pub steps: usize,
 }
 
 impl AdamW {
     /// Moves every parameter that has a gradient; `factor` is the schedule's, `clip` scales the gradients.
     pub fn step<M: Module>(&mut self, model: M, gradients: GradientSum, settings: &Train, factor: f64, clip: f64) -> M {
-        self.steps += 1;
-        let exponent = self.steps as f64;
         let (beta1, beta2) = (settings.adam_beta1, settings.adam_beta2);
         let common = AdamWStep {
             lr: 0.0,
@@ -129,8 +127,8 @@ impl AdamW {
             beta2,
             eps: settings.adam_epsilon,
             weight_decay: 0.0,
-            bias_correction1: 1.0 - beta1.powf(exponent),
-            bias_correction2: 1.0 - beta2.powf(exponent),
+            bias_correction1: 1.0,
+            bias_correction2: 1.0,
             grad_scale: clip,
         };
         let mut stepper = Stepper { adam: self, gradients: gradients.sums, settings, factor, common };
@@ -151,8 +149,12 @@ impl NamedMapper for Stepper<'_> {
         let Some(gradient) = self.gradients.remove(name) else { return param };
         let length = gradient.dims()[0];
         let zeros = || flat(vec![0.0; length], &gradient.device());
-        let moments = self.adam.moments.remove(name).unwrap_or_else(|| Moments { first: zeros(), second: zeros() });
+        let moments =
+            self.adam.moments.remove(name).unwrap_or_else(|| Moments { first: zeros(), second: zeros(), steps: 0 });
+        let steps = moments.steps + 1;
         let update = AdamWStep {
+            bias_correction1: 1.0 - self.common.beta1.powf(steps as f64),
+            bias_correction2: 1.0 - self.common.beta2.powf(steps as f64),
             lr: Part::of(name).learning_rate(self.settings) * self.factor,
             weight_decay: if decays(name) { self.settings.weight_decay } else { 0.0 },
             ..self.common
@@ -162,7 +164,7 @@ impl NamedMapper for Stepper<'_> {
         // Nothing else may hold the weights here, or the update in place becomes a copy.
         let tensors = AdamWTensors { param: tensor.inner().reshape([length]), m: moments.first, v: moments.second };
         let AdamWTensors { param, m, v } = adamw_step(tensors, gradient, update);
-        self.adam.moments.insert(name.to_owned(), Moments { first: m, second: v });
+        self.adam.moments.insert(name.to_owned(), Moments { first: m, second: v, steps });
         let tensor = param.reshape(shape).autodiff().require_grad();
         Param::from_mapped_value(id, tensor, mapper)
     }

@@ -9,6 +9,8 @@ use crate::data::Sampler;
 pub struct Plan {
     sampler: Sampler,
     seed: u64,
+    /// Records that can be learned from, and their lengths.
+    usable: Vec<usize>,
     lengths: Vec<i64>,
     batch: usize,
     accumulation: usize,
@@ -24,7 +26,8 @@ impl Plan {
         let mut plan = Self {
             sampler,
             seed: settings.seed,
-            lengths: lengths.to_vec(),
+            usable: (0..lengths.len()).filter(|&i| lengths[i] != 0).collect(),
+            lengths: lengths.iter().copied().filter(|&length| length != 0).collect(),
             batch: settings.per_device_train_batch_size,
             accumulation: settings.gradient_accumulation_steps,
             steps_per_epoch: 0,
@@ -38,7 +41,11 @@ impl Plan {
 
     /// The micro-batches of one pass, as record numbers.
     pub fn epoch(&self, epoch: usize) -> Vec<Vec<usize>> {
-        self.sampler.epoch(self.seed, epoch, &self.lengths, self.batch, self.accumulation)
+        let mut batches = self.sampler.epoch(self.seed, epoch, &self.lengths, self.batch, self.accumulation);
+        for index in batches.iter_mut().flatten() {
+            *index = self.usable[*index];
+        }
+        batches
     }
 
     /// The pass and the step within it that follow `done` steps.

@@ -1,7 +1,7 @@
 //! The training loop.
 
 use super::Train;
-use super::evaluate::{Answer, EvalData, Evaluation, Images, answer, evaluate_loss, exact_match};
+use super::evaluate::{EvalData, Evaluation, Images, answer, evaluate_loss, exact_match};
 use super::log::MetricsLog;
 use super::optimizer::{AdamW, GradientSum, Part};
 use super::plan::Plan;
@@ -113,8 +113,6 @@ pub struct Trained<P> {
     pub counters: Counters,
     /// Every row of `metrics.jsonl`.
     pub metrics: Vec<Map<String, Value>>,
-    /// Answers to all held-out records, at the end.
-    pub answers: Vec<Answer>,
 }
 
 impl<O: Objective, K: DataKind> Trainer<'_, O, K> {
@@ -123,6 +121,9 @@ impl<O: Objective, K: DataKind> Trainer<'_, O, K> {
     /// # Errors
     /// [`TrainError`]; the checkpoints written so far stay.
     pub fn run<P: Policy>(&self, model: P, resume: Option<&checkpoints::Found>) -> Result<Trained<P>, TrainError> {
+        if crate::nn::params::list_trainable(&model).is_empty() {
+            return Err(TrainError::NothingTrained("every part of the model is frozen".to_owned()));
+        }
         let (model, optimizer, counters) = match resume {
             None => (model, AdamW::default(), Counters::default()),
             Some(found) => state::restore(found, model, &self.device)?,
@@ -142,9 +143,17 @@ impl<O: Objective, K: DataKind> Trainer<'_, O, K> {
             window_tokens: 0,
             reported: HashSet::new(),
         };
-        // Inside a scope all of rayon's work is entered from a worker: fewer wake-ups per operation.
-        rayon::scope(|_| run.all())
+        run.all()
     }
+}
+
+/// How many held-out records are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    /// `train.eval_generate` of them.
+    Some,
+    /// All of them, at the end of a run.
+    All,
 }
 
 struct Running<'a, 'b, P, O, K: DataKind> {
@@ -165,9 +174,15 @@ struct Running<'a, 'b, P, O, K: DataKind> {
 impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
     fn all(&mut self) -> Result<Trained<P>, TrainError> {
         if self.counters.step == 0 && self.trainer.settings.eval_on_start {
-            self.evaluate(self.trainer.settings.eval_generate)?;
+            self.evaluate(Scope::Some)?;
         }
         let plan = &self.trainer.data.plan;
+        if self.counters.pending_evaluation {
+            // An interrupt came before it; an unbroken run has it here.
+            self.counters.pending_evaluation = false;
+            self.evaluate(if self.counters.step >= plan.total_steps { Scope::All } else { Scope::Some })?;
+            self.save()?;
+        }
         let mut ended = Ended::Finished;
         'epochs: while self.counters.step < plan.total_steps {
             let (epoch, within) = plan.place(self.counters.step);
@@ -178,8 +193,7 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
                     .take(self.trainer.settings.gradient_accumulation_steps)
                     .collect::<Result<_, _>>()?;
                 self.step(micro)?;
-                self.after_step()?;
-                if self.trainer.interrupt.load(Ordering::Relaxed) {
+                if self.after_step()? == Ended::Interrupted {
                     ended = Ended::Interrupted;
                     break 'epochs;
                 }
@@ -212,11 +226,14 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
         let totals = StepTotals { supervised_tokens: batches.iter().map(Batch::num_supervised).sum() };
         let tokens: usize = batches.iter().map(Batch::num_tokens).sum();
         let started = Instant::now();
-        let rate = settings.learning_rate * self.schedule.factor(self.counters.step);
+        let factor = self.schedule.factor(self.counters.step);
+        let rate = settings.learning_rate * factor;
         let mut loss = f64::NAN;
         let mut norm = f64::NAN;
         if totals.supervised_tokens > 0 {
-            (loss, norm) = self.update(&batches, &totals, step)?;
+            // Inside a scope all of rayon's work is entered from a worker: fewer wake-ups per operation. The scope is left
+            // before the loader is waited for, whose threads need a worker too.
+            (loss, norm) = rayon::scope(|_| self.update(&batches, &totals, step))?;
             self.counters.window_loss += loss;
             self.counters.window_steps += 1;
         }
@@ -228,7 +245,7 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
         self.progress.update(step as u64, loss, rate, speed);
         let last = step >= self.trainer.data.plan.total_steps;
         if step.is_multiple_of(settings.logging_steps) || last {
-            self.write_train_row(rate, norm, speed)?;
+            self.write_train_row(factor, norm, speed)?;
         }
         Ok(())
     }
@@ -266,11 +283,10 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
         };
         let factor = self.schedule.factor(self.counters.step);
         self.model = Some(self.optimizer.step(model, gradients, settings, factor, clip));
-        self.counters.updates = self.optimizer.steps;
         Ok((loss, norm))
     }
 
-    fn write_train_row(&mut self, rate: f64, norm: f64, speed: f64) -> Result<(), TrainError> {
+    fn write_train_row(&mut self, factor: f64, norm: f64, speed: f64) -> Result<(), TrainError> {
         let counters = &mut self.counters;
         let mut row = Map::new();
         let loss = counters.window_loss / counters.window_steps.max(1) as f64;
@@ -278,9 +294,11 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
         row.insert("phase".into(), "train".into());
         row.insert("step".into(), counters.step.into());
         row.insert("epoch".into(), json!(epoch));
-        row.insert("loss".into(), json!(loss));
+        if counters.window_steps > 0 {
+            row.insert("loss".into(), json!(loss));
+        }
         row.insert("grad_norm".into(), json!(norm));
-        row.insert("learning_rate".into(), json!(rate));
+        row.insert("learning_rate".into(), json!(self.trainer.settings.learning_rate * factor));
         for (part, key) in [
             (Part::VisionTower, "vision_tower_learning_rate"),
             (Part::Projector, "projector_learning_rate"),
@@ -288,7 +306,6 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
         ] {
             let own = part.learning_rate(self.trainer.settings);
             if own != self.trainer.settings.learning_rate {
-                let factor = rate / self.trainer.settings.learning_rate.max(f64::MIN_POSITIVE);
                 row.insert(key.into(), json!(own * factor));
             }
         }
@@ -304,26 +321,29 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
         Ok(self.log.write(row)?)
     }
 
-    fn after_step(&mut self) -> Result<(), TrainError> {
+    /// Evaluates and saves where it is time to; `Interrupted` where the run must end, its checkpoint written.
+    fn after_step(&mut self) -> Result<Ended, TrainError> {
         let settings = self.trainer.settings;
         let plan = &self.trainer.data.plan;
         let step = self.counters.step;
         let due = |every: Option<usize>| step.is_multiple_of(every.unwrap_or(plan.steps_per_epoch).max(1));
         let last = step >= plan.total_steps;
+        if due(settings.eval_steps) || last {
+            if self.trainer.interrupt.load(Ordering::Relaxed) {
+                self.counters.pending_evaluation = true;
+            } else {
+                self.evaluate(if last { Scope::All } else { Scope::Some })?;
+            }
+        }
+        // Read after the evaluation, which may take long, and only once: what is decided here is what happens.
         let interrupted = self.trainer.interrupt.load(Ordering::Relaxed);
-        // The last step's evaluation is part of `finish`, on all records.
-        if due(settings.eval_steps) && !last && !interrupted {
-            self.evaluate(settings.eval_generate)?;
-        }
-        if last && !interrupted {
-            self.evaluate(usize::MAX)?;
-        }
         // The best weights can only be taken at the end if they are kept when they are found.
         let is_best = settings.load_best_model_at_end && self.counters.best.is_some_and(|(at, _)| at == step);
         if due(settings.save_steps) || last || interrupted || is_best {
             self.save()?;
         }
-        Ok(())
+        let stops = interrupted && (!last || self.counters.pending_evaluation);
+        Ok(if stops { Ended::Interrupted } else { Ended::Finished })
     }
 
     fn save(&mut self) -> Result<(), TrainError> {
@@ -337,27 +357,32 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
         Ok(())
     }
 
-    fn evaluate(&mut self, generate: usize) -> Result<Vec<Answer>, TrainError> {
-        let (Some(eval), Some(model)) = (&self.trainer.eval, &self.model) else { return Ok(Vec::new()) };
+    fn evaluate(&mut self, scope: Scope) -> Result<(), TrainError> {
+        let (Some(eval), Some(model)) = (&self.trainer.eval, &self.model) else { return Ok(()) };
+        let generate = match (scope, self.trainer.settings.eval_generate) {
+            (_, 0) => 0,
+            (Scope::All, _) => usize::MAX,
+            (Scope::Some, some) => some,
+        };
         let started = Instant::now();
         let model = model.valid();
         let device = self.trainer.device.clone().inner();
         let mut found = evaluate_loss(&model, eval, &device)?;
         let indices = spread(eval.dataset.len(), generate);
-        let answers = answer(&model, eval, &indices, Images::Own, &device, None)?;
+        let answers = answer(&model, eval, &indices, Images::Own, &device)?;
         if !answers.is_empty() {
             found.exact_match = Some(exact_match(&answers));
         }
         let mut row = self.eval_row(&found, started.elapsed().as_secs_f64());
-        if generate == usize::MAX && self.trainer.settings.eval_shuffled_images {
-            let shuffled = answer(&model, eval, &indices, Images::Shuffled, &device, None)?;
+        if scope == Scope::All && !answers.is_empty() && self.trainer.settings.eval_shuffled_images {
+            let shuffled = answer(&model, eval, &indices, Images::Shuffled, &device)?;
             row.insert("eval_exact_match_shuffled_images".into(), json!(exact_match(&shuffled)));
         }
         self.note_best(&found);
         self.announce(&row);
         self.log.write(row)?;
         self.window_started += started.elapsed();
-        Ok(answers)
+        Ok(())
     }
 
     fn eval_row(&self, found: &Evaluation, seconds: f64) -> Map<String, Value> {
@@ -403,7 +428,7 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
             _ => (Some(found.loss), false),
         };
         // Step 0 has no checkpoint that could be the best one.
-        let Some(value) = value.filter(|_| self.counters.step > 0) else { return };
+        let Some(value) = value.filter(|v| self.counters.step > 0 && v.is_finite()) else { return };
         let better = match self.counters.best {
             None => true,
             Some((_, best)) if higher_is_better => value > best,
@@ -419,18 +444,13 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
         let takes_best = self.trainer.settings.load_best_model_at_end && ended == Ended::Finished;
         if let Some((step, value)) = self.counters.best.filter(|_| takes_best) {
             let path = self.trainer.run_dir.join(format!("checkpoint-{step}"));
+            crate::checkpoint::verify(&path)?;
             let metric = &self.trainer.settings.metric_for_best_model;
             self.progress.message(&format!("taking the weights of step {step}: {metric} {value:.4}"));
             model = state::restore_weights(&path, model, &self.trainer.device)?;
         }
         self.progress.finish();
-        Ok(Trained {
-            model,
-            ended,
-            counters: self.counters.clone(),
-            metrics: self.log.rows().to_vec(),
-            answers: Vec::new(),
-        })
+        Ok(Trained { model, ended, counters: self.counters.clone(), metrics: self.log.rows().to_vec() })
     }
 }
 

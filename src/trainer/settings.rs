@@ -72,7 +72,7 @@ crate::component! {
         pub eval_steps: Option<usize> = None => Kind::count().or_none(),
         /// Evaluates before the first step as well.
         pub eval_on_start: bool = false => Kind::bool(),
-        /// Records whose answers an evaluation during training generates; all at the end. 0 generates none.
+        /// Records whose answers an evaluation during training generates; at the end all are. 0 generates none at all.
         pub eval_generate: usize = 64 => Kind::integer(0, i64::MAX),
         /// At the end, evaluates again with the images handed to the wrong questions.
         pub eval_shuffled_images: bool = false => Kind::bool(),
@@ -80,7 +80,7 @@ crate::component! {
         pub max_new_tokens: usize = 64 => Kind::count(),
         /// Steps between checkpoints; left open, one at each epoch's end.
         pub save_steps: Option<usize> = None => Kind::count().or_none(),
-        /// Checkpoints that are kept, the best one aside.
+        /// Checkpoints that are kept, the best one among them.
         pub save_total_limit: usize = 2 => Kind::count(),
         /// What makes a checkpoint the best.
         pub metric_for_best_model: String = "eval_loss".to_owned() => Kind::choice(&["eval_loss", "eval_token_accuracy", "eval_exact_match"]),

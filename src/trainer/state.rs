@@ -16,8 +16,8 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 pub struct Counters {
     /// Optimizer steps done.
     pub step: usize,
-    /// Updates the optimizer has made; a step whose records were all skipped makes none.
-    pub updates: usize,
+    /// Whether an interrupt came before an evaluation that was due.
+    pub pending_evaluation: bool,
     /// Tokens seen, padding aside.
     pub num_tokens: usize,
     /// Sum of the losses since the last log line.
@@ -62,13 +62,18 @@ pub fn save<M: Module>(
     for (name, held) in &optimizer.moments {
         moments.push(Pending::host(format!("{name}/first"), bridge::host(held.first.clone())));
         moments.push(Pending::host(format!("{name}/second"), bridge::host(held.second.clone())));
+        let steps = (held.steps as u64).to_le_bytes().to_vec();
+        moments.push(Pending::owned(format!("{name}/steps"), vec![1], checkpoint::Dtype::U64, steps));
     }
     let weights = weights.into_iter().map(|(name, tensor)| Pending::host(name, tensor)).collect();
     let files = vec![
         (WEIGHTS.to_owned(), run::Content::Tensors(weights)),
         (OPTIMIZER.to_owned(), run::Content::Tensors(moments)),
     ];
-    let state = serde_json::to_value(counters).unwrap_or_default();
+    let state = serde_json::to_value(counters).map_err(|error| {
+        let path = run_dir.join("state.json");
+        CheckpointError::Json { path, line: 0, column: 0, message: error.to_string() }
+    })?;
     run::save(run_dir, counters.step, files, &state)
 }
 
@@ -87,15 +92,20 @@ pub fn restore<M: Module>(
     })?;
     let model = restore_weights(&found.path, model, device)?;
     let shards = Shards::open_file(&found.path.join(OPTIMIZER))?;
-    let mut optimizer = AdamW { steps: counters.updates, ..AdamW::default() };
+    let mut optimizer = AdamW::default();
     for view in shards.iter() {
         let Some(name) = view.name.strip_suffix("/first") else { continue };
         let second = shards.get(&format!("{name}/second"));
-        let Some(second) = second else {
-            return Err(CheckpointError::tensor(view.file, name, "has a first moment and no second"));
+        let steps = shards.get(&format!("{name}/steps")).and_then(|v| v.bytes.try_into().ok()).map(u64::from_le_bytes);
+        let (Some(second), Some(steps)) = (second, steps) else {
+            return Err(CheckpointError::tensor(view.file, name, "has a first moment, but no second or no step count"));
         };
         let plain = device.clone().inner();
-        let moments = Moments { first: flat(view.to_f32()?, &plain), second: flat(second.to_f32()?, &plain) };
+        let moments = Moments {
+            first: flat(view.to_f32()?, &plain),
+            second: flat(second.to_f32()?, &plain),
+            steps: steps as usize,
+        };
         optimizer.moments.insert(name.to_owned(), moments);
     }
     Ok((model, optimizer, counters))

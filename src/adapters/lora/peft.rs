@@ -46,18 +46,29 @@ pub(super) fn write(lora: &Lora, context: &PeftContext) -> Value {
 
 /// One expression that matches exactly `targets`: a list of suffixes would also hit the vision tower's `q_proj`.
 fn one_regex(targets: &[String]) -> String {
-    let mut shapes: Vec<String> = Vec::new();
+    // Layers of one name differ in their number: `model\.layers\.(?:0|1)\.self_attn\.q_proj`.
+    let mut shapes: Vec<(String, String, Vec<String>)> = Vec::new();
     for path in targets {
-        let parts: Vec<String> = path
-            .split('.')
-            .map(|part| if part.parse::<usize>().is_ok() { r"\d+".to_owned() } else { regex::escape(part) })
-            .collect();
-        let shape = parts.join(r"\.");
-        if !shapes.contains(&shape) {
-            shapes.push(shape);
+        let parts: Vec<&str> = path.split('.').collect();
+        let number = parts.iter().position(|part| part.parse::<usize>().is_ok());
+        let (before, number, after) = match number {
+            Some(at) => (&parts[..at], parts[at], &parts[at + 1..]),
+            None => (&parts[..], "", &parts[..0]),
+        };
+        let (before, after) = (regex::escape(&before.join(".")), regex::escape(&after.join(".")));
+        match shapes.iter_mut().find(|shape| shape.0 == before && shape.1 == after) {
+            Some(shape) => shape.2.push(number.to_owned()),
+            None => shapes.push((before, after, vec![number.to_owned()])),
         }
     }
-    if let [only] = shapes.as_slice() { only.clone() } else { format!("(?:{})", shapes.join("|")) }
+    let written: Vec<String> = shapes
+        .into_iter()
+        .map(|(before, after, numbers)| match numbers.concat().is_empty() {
+            true => before,
+            false => format!(r"{before}\.(?:{})\.{after}", numbers.join("|")),
+        })
+        .collect();
+    if let [only] = written.as_slice() { only.clone() } else { format!("(?:{})", written.join("|")) }
 }
 
 /// The settings in the file's contents.
@@ -110,7 +121,7 @@ mod tests {
             targets: vec!["model.layers.0.q_proj".into(), "model.layers.1.q_proj".into()],
         };
         let file = write(&lora, &context);
-        assert_eq!(file["target_modules"], r"model\.layers\.\d+\.q_proj");
+        assert_eq!(file["target_modules"], r"model\.layers\.(?:0|1)\.q_proj");
         let back = read(&file).unwrap();
         assert_eq!((back.r, back.lora_alpha, back.use_rslora), (4, 8.0, true));
     }

@@ -15,7 +15,7 @@ impl Objective for Sft {
     fn loss(&self, log_probs_n: Tensor<1>, step: &StepTotals) -> Loss {
         // An empty micro-batch has a sum of 0 and no gradient; the step's total is never 0, which the trainer checks.
         let value = log_probs_n.sum() * (-1.0 / step.supervised_tokens.max(1) as f64);
-        Loss { value, metrics: Vec::new() }
+        Loss { value }
     }
 }
 
