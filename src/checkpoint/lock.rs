@@ -14,8 +14,8 @@ use super::error::CheckpointError;
 #[derive(Debug)]
 pub struct RunLock {
     run_dir: PathBuf,
-    /// Holds the lock; it is never read.
-    _file: File,
+    /// Holds the lock.
+    file: File,
 }
 
 impl RunLock {
@@ -50,12 +50,21 @@ impl RunLock {
             writeln!(file, "{}", std::process::id())
         };
         note(&mut file).map_err(CheckpointError::io(&path, "writing"))?;
-        Ok(Self { run_dir: run_dir.to_path_buf(), _file: file })
+        Ok(Self { run_dir: run_dir.to_path_buf(), file })
     }
 
     /// The run folder.
     pub fn run_dir(&self) -> &Path {
         &self.run_dir
+    }
+}
+
+impl Drop for RunLock {
+    /// Unlocks, instead of only closing the file: a process that another thread is just starting has
+    /// a copy of every open file until it runs its own program, and would keep the lock until then.
+    fn drop(&mut self) {
+        // Where this fails, closing the file unlocks it.
+        let _ = self.file.unlock();
     }
 }
 
@@ -77,6 +86,16 @@ mod tests {
         assert!(error.to_string().contains(&format!("process {pid} is writing this run")), "{error}");
         drop(lock);
         RunLock::acquire(&run).unwrap();
+    }
+
+    /// Another thread may start a process at any moment; what it inherits must not keep the lock.
+    #[test]
+    fn a_copy_of_the_file_does_not_keep_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = RunLock::acquire(dir.path()).unwrap();
+        let _inherited = lock.file.try_clone().unwrap();
+        drop(lock);
+        RunLock::acquire(dir.path()).unwrap();
     }
 
     /// This test runs itself in a second process, which takes the lock and is killed.
