@@ -38,7 +38,7 @@ pub struct Checked {
     /// Per record, its number of tokens after truncation, image tokens included; 0 for one that is not trained on.
     pub lengths: Vec<usize>,
     /// Per record, its number of words, negative where it has no image: what [`Sampler::epoch`](super::Sampler::epoch)
-    /// takes; 0 for one that is refused.
+    /// takes; 0 for one that is not trained on.
     pub signed_lengths: Vec<i64>,
     /// Supervised tokens of all records.
     pub supervised_tokens: usize,
@@ -119,12 +119,7 @@ fn check_record<K: DataKind>(
             checked.truncated += 1;
             checked.count(&sample, &kept);
         }
-        Outcome::Skipped { reason, .. } => {
-            *checked.skipped.entry(reason.label()).or_default() += 1;
-        }
-    }
-    if let Some(length) = checked.signed_lengths.last_mut() {
-        *length = sample.signed_length();
+        Outcome::Skipped { reason, .. } => *checked.skipped.entry(reason.label()).or_default() += 1,
     }
     Ok(())
 }
@@ -150,6 +145,9 @@ impl Checked {
         self.dropped_leading += sample.dropped_leading;
         if let Some(length) = self.lengths.last_mut() {
             *length = encoded.input_ids.len();
+        }
+        if let Some(length) = self.signed_lengths.last_mut() {
+            *length = sample.signed_length();
         }
         self.supervised_tokens += encoded.num_supervised();
         self.image_tokens += encoded.image_positions.iter().map(Range::len).sum::<usize>();

@@ -53,6 +53,9 @@ pub trait CausalLm: Module + ModuleDisplay + Sync {
     /// Width of the hidden states.
     fn hidden_size(&self) -> usize;
 
+    /// Number of decoder blocks.
+    fn num_layers(&self) -> usize;
+
     /// Rows of the head, padding rows included.
     fn vocab_size(&self) -> usize;
 

@@ -47,8 +47,8 @@ pub struct Arguments {
     /// Check settings, tokenizer, template, records and image headers, show one sample, and stop
     #[arg(long)]
     pub dry_run: bool,
-    /// With --dry-run: decode every image as well
-    #[arg(long, requires = "dry_run")]
+    /// Decode every image before training, not only its header
+    #[arg(long)]
     pub decode: bool,
     /// Print every setting with its origin, and stop
     #[arg(long)]

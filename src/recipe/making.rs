@@ -2,6 +2,7 @@
 
 use super::RecipeError;
 use super::made::{MadeData, MadeModel, MadeTraining, write_data, write_model};
+use super::tools::CHECKPOINTS_OWN;
 use crate::data::{DataKind, Dataset};
 use crate::image::probe;
 use crate::text::ChatTemplate;
@@ -81,9 +82,11 @@ const PROBED: usize = 64;
 ///
 /// # Errors
 /// [`RecipeError::Data`] of a record that cannot be read, [`RecipeError::Made`].
-pub fn model<K: DataKind + Default>(dir: &Path, texts: &Texts<'_>, seed: u64) -> Result<PathBuf, RecipeError> {
-    let dataset = Dataset::open(K::default(), texts.data, texts.images)?;
-    let template = ChatTemplate::llava("v1")?;
+pub fn model<K: DataKind>(dir: &Path, kind: &K, texts: &Texts<'_>, seed: u64) -> Result<PathBuf, RecipeError> {
+    let dataset = Dataset::open(kind.clone(), texts.data, texts.images)?;
+    // A made model has no template of its own.
+    let name = kind.reading().template.filter(|name| name != CHECKPOINTS_OWN);
+    let template = ChatTemplate::llava(name.as_deref().unwrap_or("v1"))?;
     let mut sizes = Vec::new();
     let mut lines = Vec::with_capacity(dataset.len());
     for index in 0..dataset.len() {

@@ -2,12 +2,14 @@
 
 pub mod adapter_file;
 mod cli;
+mod configure;
 mod error;
 mod experiment;
 mod folder;
 pub mod made;
 mod making;
 mod preflight;
+mod prepare;
 mod report;
 mod run;
 mod run_folder;

@@ -118,11 +118,17 @@ pub struct Memory {
     pub activations: usize,
 }
 
-/// Estimates the memory of a step over `tokens` padded tokens of a model of width `d`.
-pub fn memory<M: Module>(model: &M, trainable: impl Fn(&str) -> bool, tokens: usize, d: usize, narrow: bool) -> Memory {
+impl Memory {
+    /// All of it.
+    pub fn total(&self) -> usize {
+        self.weights + self.training + self.activations
+    }
+}
+
+/// Estimates the memory of a step whose hidden states have `values` elements: padded tokens × width × blocks.
+pub fn memory<M: Module>(model: &M, trainable: impl Fn(&str) -> bool, values: usize, narrow: bool) -> Memory {
     let (mut weights, mut trained) = (0, 0);
     let parameters: Vec<ParamInfo> = crate::nn::params::list(model);
-    let blocks = parameters.iter().filter(|p| p.name.ends_with("input_layernorm.weight")).count().max(1);
     for parameter in &parameters {
         let trains = trainable(&parameter.name);
         weights += parameter.len() * if narrow && !trains { 2 } else { 4 };
@@ -130,7 +136,7 @@ pub fn memory<M: Module>(model: &M, trainable: impl Fn(&str) -> bool, tokens: us
     }
     // Per block and token about sixteen vectors of the model's width are kept: the inputs of the norms, of the seven
     // products and of the gate, with an MLP of about three widths.
-    let activations = tokens * d * 16 * blocks * if narrow { 2 } else { 4 };
+    let activations = values * 16 * if narrow { 2 } else { 4 };
     Memory { weights, training: trained * 4 * 3, activations }
 }
 

@@ -11,6 +11,7 @@ use crate::trainer::state::Counters;
 use crate::trainer::{Answer, EvalData, Images, Policy, answer};
 use burn::tensor::Device;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -139,6 +140,8 @@ pub struct Page<'a> {
     pub started: SystemTime,
     /// What the preflight said.
     pub notes: &'a [String],
+    /// Records that the preflight took out of training, by reason.
+    pub left_out: &'a BTreeMap<String, usize>,
     /// The run's counters.
     pub counters: &'a Counters,
     /// Every row of `metrics.jsonl`.
@@ -172,11 +175,19 @@ impl Page<'_> {
                 .collect(),
             metrics: self.metrics.to_vec(),
             samples: samples.pictures(before, after),
-            dropped: self.counters.skipped.iter().map(|(reason, n)| (reason.clone(), *n)).collect(),
+            dropped: self.dropped(),
             notes: self.notes.to_vec(),
         };
         let written: Result<(), CheckpointError> = write_file(&run.join("report.html"), render(&report).as_bytes());
         Ok(written?)
+    }
+
+    /// What was not learned from: records that the preflight took out, and those that failed when they were read, once
+    /// per pass.
+    fn dropped(&self) -> Vec<(String, usize)> {
+        let before = self.left_out.iter().map(|(reason, n)| (reason.clone(), *n));
+        let during = self.counters.skipped.iter().map(|(reason, n)| (format!("in training: {reason}"), *n));
+        before.chain(during).collect()
     }
 
     fn summary(&self) -> Vec<(String, String)> {

@@ -154,6 +154,9 @@ fn ready<M: LanguageModel, V: VisionEncoder, P: Projector>(
     Ok(Ready { loaded, encoder, device })
 }
 
+/// The name of the checkpoint's own template.
+pub(super) const CHECKPOINTS_OWN: &str = "checkpoint";
+
 /// The template by name, or the model's default: `v1` for LLaVA, the checkpoint's own for a language model.
 pub(super) fn template(
     name: Option<&str>,
@@ -162,7 +165,7 @@ pub(super) fn template(
 ) -> Result<ChatTemplate, RecipeError> {
     let own = || ChatTemplate::from_tokenizer(tokenizer).transpose();
     let template = match (name, image_token) {
-        (Some("checkpoint"), _) => own()?.ok_or_else(|| {
+        (Some(CHECKPOINTS_OWN), _) => own()?.ok_or_else(|| {
             RecipeError::Usage(
                 "the checkpoint has no chat template of its own; name one of LLaVA's, for example v1".to_owned(),
             )

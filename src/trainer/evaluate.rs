@@ -88,7 +88,7 @@ pub fn evaluate_loss<P: Policy, K: DataKind>(
 pub enum Images {
     /// Its own.
     Own,
-    /// That of another record: an answer that does not need the picture does not suffer.
+    /// That of another record, where there is another with as many: an answer that does not need the picture does not suffer.
     Shuffled,
 }
 
@@ -145,7 +145,7 @@ fn prompt<K: DataKind>(
 ) -> Result<(Encoded, String), DataError> {
     let mut sample = data.dataset.sample(index)?;
     if images == Images::Shuffled {
-        // Half-way round the list: far from neighbours, which data sets tend to make alike, and never oneself.
+        // Half-way round the list: far from neighbours, which data sets tend to make alike; oneself only where there is no other.
         let other = indices[(position + indices.len().div_ceil(2)) % indices.len()];
         let other = data.dataset.sample(other)?;
         if other.images.len() == sample.images.len() {

@@ -13,13 +13,29 @@ pub struct MetricsLog {
     rows: Vec<Map<String, Value>>,
 }
 
+/// Which rows of an interrupted run's log stay: what the resumed run will not write again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// The checkpoint's step.
+    pub step: usize,
+    /// Whether the checkpoint was written after the evaluation at its step.
+    pub evaluation: bool,
+}
+
+impl Keep {
+    fn stays(&self, row: &Map<String, Value>) -> bool {
+        let step = row.get("step").and_then(Value::as_u64).unwrap_or(0) as usize;
+        let evaluation = row.get("phase").is_some_and(|phase| phase == "eval");
+        step < self.step || (step == self.step && (self.evaluation || !evaluation))
+    }
+}
+
 impl MetricsLog {
-    /// Opens `metrics.jsonl` in `run`, keeping the rows up to step `keep`, or none: what a resumed run will write again is
-    /// cut.
+    /// Opens `metrics.jsonl` in `run` with the rows that `keep` lets stay, or none.
     ///
     /// # Errors
     /// [`CheckpointError::Io`].
-    pub fn open(run: &Path, keep: Option<usize>) -> Result<Self, CheckpointError> {
+    pub fn open(run: &Path, keep: Option<Keep>) -> Result<Self, CheckpointError> {
         let path = run.join("metrics.jsonl");
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
@@ -31,8 +47,7 @@ impl MetricsLog {
         let (mut kept, mut rows) = (String::new(), Vec::new());
         for line in text.lines() {
             let Ok(row) = serde_json::from_str::<Map<String, Value>>(line) else { continue };
-            let step = row.get("step").and_then(Value::as_u64).unwrap_or(0) as usize;
-            if keep.is_some_and(|keep| step <= keep) {
+            if keep.is_some_and(|keep| keep.stays(&row)) {
                 kept.push_str(line);
                 kept.push('\n');
                 rows.push(row);
@@ -70,4 +85,35 @@ impl MetricsLog {
 
 fn line(row: &Map<String, Value>) -> String {
     format!("{}\n", Value::Object(row.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn rows(log: &MetricsLog) -> Vec<(String, u64)> {
+        let row = |row: &Map<String, Value>| (row["phase"].as_str().unwrap().to_owned(), row["step"].as_u64().unwrap());
+        log.rows().iter().map(row).collect()
+    }
+
+    #[test]
+    fn what_a_resumed_run_writes_again_is_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = MetricsLog::open(dir.path(), None).unwrap();
+        for (phase, step) in [("train", 1), ("train", 2), ("eval", 2), ("train", 3)] {
+            log.write(json!({"phase": phase, "step": step}).as_object().unwrap().clone()).unwrap();
+        }
+        drop(log);
+        let path = dir.path().join("metrics.jsonl");
+        // The process died within a line.
+        let whole = std::fs::read_to_string(&path).unwrap() + "{\"phase\": \"tr";
+        for (evaluation, expected) in [(true, 3), (false, 2)] {
+            std::fs::write(&path, &whole).unwrap();
+            let log = MetricsLog::open(dir.path(), Some(Keep { step: 2, evaluation })).unwrap();
+            let all = [("train".to_owned(), 1), ("train".to_owned(), 2), ("eval".to_owned(), 2)];
+            assert_eq!(rows(&log), all[..expected]);
+            assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), expected);
+        }
+    }
 }

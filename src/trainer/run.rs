@@ -2,7 +2,7 @@
 
 use super::Train;
 use super::evaluate::{EvalData, Evaluation, Images, answer, evaluate_loss, exact_match};
-use super::log::MetricsLog;
+use super::log::{Keep, MetricsLog};
 use super::optimizer::{AdamW, GradientSum, Part};
 use super::plan::Plan;
 use super::policy::Policy;
@@ -128,7 +128,8 @@ impl<O: Objective, K: DataKind> Trainer<'_, O, K> {
             None => (model, AdamW::default(), Counters::default()),
             Some(found) => state::restore(found, model, &self.device)?,
         };
-        let log = MetricsLog::open(self.run_dir, resume.map(|f| f.step))?;
+        let keep = resume.map(|_| Keep { step: counters.step, evaluation: !counters.pending_evaluation });
+        let log = MetricsLog::open(self.run_dir, keep)?;
         let total = self.data.plan.total_steps;
         let progress = Progress::new(total as u64, counters.step as u64, "training");
         let mut run = Running {
@@ -417,6 +418,9 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
             if let Some(value) = number(key) {
                 text += &format!(", {label} {:.1}%", value * 100.0);
             }
+        }
+        if let Some(skipped) = row.get("eval_skipped").and_then(Value::as_u64) {
+            text += &format!("; {skipped} bad records left out");
         }
         self.progress.message(&text);
     }

@@ -110,6 +110,10 @@ fn bad_records(records: &[serde_json::Value], more: &[&str], code: i32, says: &[
     .collect();
     arguments.extend(more.iter().map(|s| (*s).to_owned()));
     check(&arguments, code, says);
+    if code == 0 {
+        let page = std::fs::read_to_string(folder.path().join("run/report.html")).unwrap();
+        assert!(page.contains("Records left out"), "the report does not say what was left out");
+    }
 }
 
 fn record(image: Option<&str>, question: &str) -> serde_json::Value {

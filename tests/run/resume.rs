@@ -119,31 +119,53 @@ fn changed_settings_are_refused_by_key() {
     assert!(said.contains("train.learning_rate") && !said.contains("train.logging_steps"), "{said}");
 }
 
+/// Starts a run, waits until it has logged `rows` rows, and presses Ctrl-C.
 #[cfg(unix)]
-#[test]
-fn ctrl_c_finishes_the_step_and_exits_130() {
-    let folder = tempfile::tempdir().unwrap();
-    let run = folder.path().join("run");
-    let mut arguments = tiny(&run);
-    arguments.extend(["--max-steps".to_owned(), "100000".to_owned()]);
+fn interrupted(run: &Path, arguments: &[String], rows: usize) -> Option<i32> {
     let mut child = llava_sft()
-        .args(&arguments)
+        .args(arguments)
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
     let log = run.join("metrics.jsonl");
     let started = std::time::Instant::now();
-    while std::fs::read_to_string(&log).map_or(0, |t| t.lines().count()) < 3 {
+    while std::fs::read_to_string(&log).map_or(0, |t| t.lines().count()) < rows {
         assert!(started.elapsed().as_secs() < 60, "the run never logged");
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(std::time::Duration::from_millis(5));
     }
     let signalled = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(signalled.success());
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-    let newest = std::fs::read_dir(&run)
-        .unwrap()
-        .filter_map(|e| e.unwrap().file_name().to_str()?.strip_prefix("checkpoint-")?.parse::<usize>().ok())
-        .max();
-    assert!(newest.is_some_and(|step| step > 0), "no checkpoint was written");
+    child.wait().unwrap().code()
+}
+
+#[cfg(unix)]
+fn newest_checkpoint(run: &Path) -> Option<usize> {
+    let names = std::fs::read_dir(run).unwrap().map(|e| e.unwrap().file_name());
+    names.filter_map(|name| name.to_str()?.strip_prefix("checkpoint-")?.parse().ok()).max()
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_finishes_the_step_and_the_resumed_run_has_the_same_bits() {
+    const STEPS: usize = 60;
+    let folder = tempfile::tempdir().unwrap();
+    let long = |run: &Path| {
+        let mut arguments = tiny(run);
+        arguments.extend(["--max-steps".to_owned(), STEPS.to_string()]);
+        arguments
+    };
+    let unbroken = folder.path().join("unbroken");
+    let output = llava_sft().args(long(&unbroken)).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let expected = bits(&unbroken);
+    for rows in [2, 9] {
+        let run = folder.path().join(format!("run-{rows}"));
+        assert_eq!(interrupted(&run, &long(&run), rows), Some(130));
+        let step = newest_checkpoint(&run).expect("no checkpoint was written");
+        assert!(step > 0 && step < STEPS, "interrupted at step {step}");
+        let output = llava_sft().args(long(&run)).arg("--resume").output().unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        assert_eq!(bits(&run), expected, "interrupted after step {step}");
+    }
 }

@@ -121,6 +121,10 @@ impl CausalLm for LlamaForCausalLm {
         self.config.hidden_size
     }
 
+    fn num_layers(&self) -> usize {
+        self.layers.len()
+    }
+
     fn vocab_size(&self) -> usize {
         self.config.vocab_size
     }

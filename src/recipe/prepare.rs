@@ -1,0 +1,313 @@
+//! From settings to what is ready to be trained: where model and data lie, the model without its weights, every record
+//! checked.
+
+use super::configure::Configured;
+use super::folder::Opened;
+use super::run_folder::Inputs;
+use super::{Arguments, RecipeError, making, preflight, tools};
+use crate::adapters::Adapter;
+use crate::checkpoint::Shards;
+use crate::data::{Checked, DataKind, Dataset, Encoder, LoaderSettings, PadSide, Padding, Sampler};
+use crate::device::Chosen;
+use crate::generation::Stop;
+use crate::models::{CausalLm, LanguageModel};
+use crate::objectives::Objective;
+use crate::projector::Projector;
+use crate::text::check_end_of_turn;
+use crate::trainer::{EvalData, Part, Plan, Train, TrainData};
+use crate::vision::VisionEncoder;
+use crate::vlm::{Layout, Vlm};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Rows are padded to a multiple of this, so that a few lengths recur and kernels tuned by shape are found again.
+const PAD_MULTIPLE: usize = 8;
+
+/// What has been checked and is ready to be trained with.
+pub(super) struct Prepared<M: LanguageModel, V: VisionEncoder, P: Projector, D: DataKind> {
+    pub opened: Opened<M, V, P>,
+    pub data: TrainData<D>,
+    pub eval: Option<EvalData<D>>,
+    /// What the preflight said, a line each.
+    pub notes: Vec<String>,
+    /// Records that the preflight took out of training, by reason.
+    pub left_out: BTreeMap<String, usize>,
+    /// What the run was started with besides its settings.
+    pub inputs: Inputs,
+}
+
+/// Where model and data lie.
+#[derive(Clone, Debug)]
+struct Places {
+    model: PathBuf,
+    data: Vec<PathBuf>,
+    eval: Vec<PathBuf>,
+    images: Vec<PathBuf>,
+}
+
+/// Prepares one experiment.
+pub(super) struct Preparation<'a, M, A, V, P, O, D> {
+    /// The recipe.
+    pub name: &'a str,
+    pub arguments: &'a Arguments,
+    pub settings: &'a Configured<M, A, V, P, O, D>,
+    pub chosen: &'a Chosen,
+}
+
+impl<M, A, V, P, O, D> Preparation<'_, M, A, V, P, O, D>
+where
+    M: LanguageModel,
+    A: Adapter,
+    V: VisionEncoder,
+    P: Projector,
+    O: Objective,
+    D: DataKind,
+{
+    /// Everything that can be refused without the weights; what the recipe makes is put into `made_dir`.
+    ///
+    /// # Errors
+    /// [`RecipeError`] of model folder, data or settings.
+    pub fn prepare(&self, made_dir: &Path) -> Result<Prepared<M, V, P, D>, RecipeError> {
+        let train = &self.settings.train;
+        let places = self.places(made_dir)?;
+        let (opened, encoder) = self.open(&places)?;
+        let encoder = Arc::new(encoder);
+        let loader = self.loader(&encoder);
+        let (dataset, checked, mut notes) = self.check("training data", &places.data, &places, &encoder)?;
+        let mut eval = None;
+        if !places.eval.is_empty() {
+            let (dataset, _, found) = self.check("held-out data", &places.eval, &places, &encoder)?;
+            notes.extend(found);
+            let stop = Stop {
+                end_tokens: tools::end_tokens(&opened.folder.dir, &encoder.tokenizer),
+                max_new_tokens: train.max_new_tokens,
+            };
+            let batch_size = train.per_device_eval_batch_size;
+            eval = Some(EvalData { dataset, encoder: encoder.clone(), batch_size, loader, stop });
+        }
+        let plan = self.plan(&checked);
+        notes.push(describe(&plan, train));
+        println!("{}", notes[notes.len() - 1]);
+        let left_out = left_out(&checked);
+        let inputs = self.inputs(&places, &dataset, eval.as_ref());
+        let data = TrainData { dataset, encoder, loader, plan };
+        Ok(Prepared { opened, data, eval, notes, left_out, inputs })
+    }
+
+    /// Everything that can be checked without the weights, one record as the model sees it, steps and memory.
+    ///
+    /// # Errors
+    /// [`RecipeError`] of model folder, data or settings.
+    pub fn dry_run(&self) -> Result<(), RecipeError> {
+        let scratch = making::Scratch::new()?;
+        let places = self.places(scratch.path())?;
+        let (opened, encoder) = self.open(&places)?;
+        // Names, shapes and lengths stand in the headers; the adapter's targets in the model's own structure.
+        Shards::open(&opened.folder.dir)?;
+        if self.arguments.adapter.is_none() {
+            let mut rng = ChaCha8Rng::seed_from_u64(self.settings.train.seed);
+            let prefix = module_prefix::<M, V, P>(opened.processor.is_some());
+            let model = opened.model.language_model.clone();
+            self.settings.adapter.attach(model, prefix, &mut rng, &self.chosen.device.clone().autodiff())?;
+        }
+        let (dataset, checked, _) = self.check("training data", &places.data, &places, &encoder)?;
+        if let Some(sample) = preflight::show_sample(&dataset, &encoder, &checked) {
+            println!("{sample}");
+        }
+        println!("{}", describe(&self.plan(&checked), &self.settings.train));
+        println!("{}", self.memory(&opened, &checked));
+        if !places.eval.is_empty() {
+            self.check("held-out data", &places.eval, &places, &encoder)?;
+        }
+        println!("everything that can be checked without the weights is in order");
+        Ok(())
+    }
+
+    /// The user's model and data, or made ones in `made_dir`.
+    fn places(&self, made_dir: &Path) -> Result<Places, RecipeError> {
+        let (arguments, seed) = (self.arguments, self.settings.train.seed);
+        let mut places = Places {
+            model: arguments.model.clone().unwrap_or_default(),
+            data: arguments.data.clone(),
+            eval: arguments.eval_data.clone(),
+            images: arguments.images.clone(),
+        };
+        if arguments.data.is_empty() {
+            if arguments.model.is_some() {
+                return Err(RecipeError::Usage(
+                    "--model needs --data FILE, the records to train on (leave both out for a made model on made data)"
+                        .to_owned(),
+                ));
+            }
+            let data = making::data(made_dir, seed)?;
+            println!(
+                "data: made {} records, {} held out, in {} (answering from a wrong picture would be right {:.1}% of the time)",
+                super::made::MadeTraining::TRAIN_RECORDS,
+                super::made::MadeTraining::EVAL_RECORDS,
+                made_dir.display(),
+                data.chance * 100.0
+            );
+            places.data = vec![data.train_json];
+            places.eval = vec![data.eval_json];
+        }
+        if arguments.model.is_none() {
+            let texts = making::Texts { data: &places.data, images: &places.images };
+            places.model = making::model(&made_dir.join("model"), &self.settings.data, &texts, seed)?;
+            println!("model: made a small random one, in {}", places.model.display());
+            println!(
+                "       a random model has nothing for a small adapter to adapt, so here, and only here, more of it is trained: \
+                 see `parameters` below"
+            );
+        }
+        Ok(places)
+    }
+
+    fn open(&self, places: &Places) -> Result<(Opened<M, V, P>, Encoder), RecipeError> {
+        let settings = self.settings;
+        let device = self.chosen.device.clone().autodiff();
+        device.seed(settings.train.seed);
+        let mut opened = Opened::new(&places.model, &settings.model, &settings.vision, &settings.projector, &device)?;
+        if let Some(processor) = &mut opened.processor {
+            settings.image.apply(processor);
+        }
+        let image_token = opened.image_token.as_ref().map(|(text, _)| text.as_str());
+        let template = tools::template(settings.reading.template.as_deref(), &opened.tokenizer, image_token)?;
+        check_end_of_turn(&template, &opened.tokenizer)?;
+        let encoder = Encoder {
+            tokenizer: opened.tokenizer.clone(),
+            template,
+            image: tools::image_encoding(&opened),
+            max_length: settings.reading.max_tokens_count,
+            overlong: settings.reading.overlong,
+        };
+        Ok((opened, encoder))
+    }
+
+    /// Reads and checks the records of some files, and says what was found.
+    #[allow(clippy::type_complexity)]
+    fn check(
+        &self,
+        label: &str,
+        files: &[PathBuf],
+        places: &Places,
+        encoder: &Encoder,
+    ) -> Result<(Arc<Dataset<D>>, Checked, Vec<String>), RecipeError> {
+        let dataset = Dataset::open(self.settings.data.clone(), files, &places.images)?;
+        let bad_record = self.settings.reading.bad_record;
+        let checked = preflight::check_records(&dataset, encoder, bad_record, self.arguments.decode)?;
+        let notes = preflight::describe(label, &checked, dataset.len());
+        for line in &notes {
+            println!("{line}");
+        }
+        Ok((Arc::new(dataset), checked, notes))
+    }
+
+    fn loader(&self, encoder: &Encoder) -> LoaderSettings {
+        let train = &self.settings.train;
+        LoaderSettings {
+            workers: train.dataloader_num_workers,
+            prefetch: train.dataloader_num_workers * train.dataloader_prefetch_factor,
+            bad_record: self.settings.reading.bad_record,
+            padding: Padding {
+                token: tools::pad_id(&encoder.tokenizer),
+                side: PadSide::Right,
+                multiple_of: PAD_MULTIPLE,
+            },
+        }
+    }
+
+    fn plan(&self, checked: &Checked) -> Plan {
+        let train = &self.settings.train;
+        Plan::new(train, sampler(train), &checked.signed_lengths)
+    }
+
+    fn memory(&self, opened: &Opened<M, V, P>, checked: &Checked) -> String {
+        let train = &self.settings.train;
+        let longest = checked.lengths.iter().copied().max().unwrap_or(0);
+        let tokens = longest * train.per_device_train_batch_size;
+        let language_model = &opened.model.language_model;
+        let (width, layers) = (language_model.hidden_size(), language_model.num_layers());
+        let memory =
+            preflight::memory(&opened.model, |name| trainable(name, train), tokens * width * layers, train.bf16);
+        format!(
+            "memory: about {}: {} for weights, {} for gradients and moments of what is trained, {} for activations of the \
+             longest batch",
+            preflight::bytes(memory.total()),
+            preflight::bytes(memory.weights),
+            preflight::bytes(memory.training),
+            preflight::bytes(memory.activations)
+        )
+    }
+
+    fn inputs(&self, places: &Places, data: &Dataset<D>, eval: Option<&EvalData<D>>) -> Inputs {
+        // A folder keeps its identity when it is named from elsewhere; what the recipe made moves with the run.
+        let identity = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+        let model = self.arguments.model.as_ref().map(|_| identity(&places.model));
+        let weights = self.arguments.model.as_ref().map(|_| weight_files(&places.model));
+        let images: Vec<PathBuf> = self.arguments.images.iter().map(identity).collect();
+        Inputs(BTreeMap::from(
+            [
+                ("recipe", json!(self.name)),
+                ("model", model.map_or(json!("made"), |path| json!(path))),
+                ("model_files", json!(weights)),
+                ("adapter", json!(self.arguments.adapter.as_ref().map(identity))),
+                ("adapter_files", json!(self.arguments.adapter.as_ref().map(|dir| weight_files(dir)))),
+                ("data", json!(data.fingerprint())),
+                ("eval_data", json!(eval.map(|e| e.dataset.fingerprint()))),
+                ("images", json!(images)),
+            ]
+            .map(|(key, value)| (key.to_owned(), value)),
+        ))
+    }
+}
+
+/// Name and size of each weight file of a folder: enough to notice that another model lies there, without reading it.
+fn weight_files(dir: &Path) -> BTreeMap<String, u64> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let weights = entries.filter(|entry| entry.path().extension().is_some_and(|e| e == "safetensors"));
+    weights
+        .filter_map(|entry| Some((entry.file_name().into_string().ok()?, std::fs::metadata(entry.path()).ok()?.len())))
+        .collect()
+}
+
+/// Records that are not trained on, by reason.
+fn left_out(checked: &Checked) -> BTreeMap<String, usize> {
+    let reasons = checked.problem_counts.iter().chain(&checked.skipped);
+    reasons.map(|(reason, n)| ((*reason).to_owned(), *n)).collect()
+}
+
+fn describe(plan: &Plan, train: &Train) -> String {
+    let records = train.per_device_train_batch_size * train.gradient_accumulation_steps;
+    format!("plan: {} steps of {records} records", plan.total_steps)
+}
+
+/// The language model's path inside transformers' class.
+pub(super) fn module_prefix<M: LanguageModel, V: VisionEncoder, P: Projector>(sees: bool) -> &'static str {
+    let layout = if sees { Layout::Composed } else { Layout::Plain };
+    Vlm::<M::Model, V::Model, P::Model>::module_prefix(layout)
+}
+
+fn sampler(train: &Train) -> Sampler {
+    match train.sampler.as_str() {
+        "sequential" => Sampler::Sequential,
+        "length" => Sampler::Length,
+        "modality" => Sampler::Modality,
+        _ => Sampler::Shuffled,
+    }
+}
+
+/// Whether a step changes a parameter.
+pub(super) fn trainable(name: &str, train: &Train) -> bool {
+    if name.contains(".adapter.") {
+        return true;
+    }
+    match Part::of(name) {
+        Part::VisionTower => train.vision_tower,
+        Part::Projector => train.projector,
+        Part::LanguageModel => train.language_model.unwrap_or(false),
+    }
+}
