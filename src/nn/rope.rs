@@ -5,10 +5,43 @@ use super::attention::SequenceLayout;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 /// How the rotation frequencies depend on the sequence length.
+///
+/// # Source
+/// `ROPE_INIT_FUNCTIONS` of transformers, by the same names.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RopeScaling {
     /// `θ^(-2i/k)`, unscaled.
     Default,
+    /// Every frequency divided: positions are squeezed into the original context.
+    Linear {
+        /// The divisor.
+        factor: f64,
+    },
+    /// A base that grows once a sequence is longer than the original context ("NTK-aware").
+    ///
+    /// The length is that of the longest row of the pass. transformers keeps the largest length it has met until a short
+    /// sequence comes; here a pass depends on nothing before it.
+    Dynamic {
+        /// Growth of the base with the length.
+        factor: f64,
+        /// Context length of the original training, in tokens.
+        max_position_embeddings: usize,
+    },
+    /// Long wavelengths divided, short ones left alone, a ramp between them, and attention sharpened (Peng et al. 2023).
+    Yarn {
+        /// Division of the lowest frequencies.
+        factor: f64,
+        /// Factor on cosines and sines.
+        attention_factor: f64,
+        /// Turns within the original context above which a frequency is left alone.
+        beta_fast: f64,
+        /// Turns within the original context below which a frequency is divided in full.
+        beta_slow: f64,
+        /// Context length of the original training, in tokens.
+        original_max_position_embeddings: f64,
+        /// Whether the ramp begins and ends at whole dimensions.
+        truncate: bool,
+    },
     /// Llama 3.1's interpolation of the long wavelengths.
     Llama3 {
         /// Division of the lowest frequencies.
@@ -34,51 +67,111 @@ pub struct RopeConfig {
 }
 
 impl RopeConfig {
-    /// Angular frequencies in radians per position, `head_dim / 2` of them.
+    /// Angular frequencies in radians per position for sequences of `length` tokens, `head_dim / 2` of them.
     ///
-    /// # Source
-    /// `ROPE_INIT_FUNCTIONS` of transformers; f32 like there, because the angle of a late position is sensitive to the
-    /// frequency's last bits.
-    pub fn inverse_frequencies(&self) -> Vec<f32> {
-        let half = self.head_dim / 2;
-        let base = (0..half).map(|i| {
-            let exponent = (2 * i) as f32 / self.head_dim as f32;
-            1.0 / (self.theta as f32).powf(exponent)
-        });
+    /// In f32 like the reference, because the angle of a late position is sensitive to the frequency's last bits.
+    pub fn inverse_frequencies(&self, length: usize) -> Vec<f32> {
         match self.scaling {
-            RopeScaling::Default => base.collect(),
-            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
-                let (low_wavelength, high_wavelength) = (
-                    original_max_position_embeddings / low_freq_factor,
-                    original_max_position_embeddings / high_freq_factor,
-                );
-                base.map(|frequency| {
-                    let wavelength = 2.0 * std::f64::consts::PI / f64::from(frequency);
-                    let scaled = if wavelength > low_wavelength {
-                        f64::from(frequency) / factor
-                    } else if wavelength < high_wavelength {
-                        f64::from(frequency)
-                    } else {
-                        let smooth = (original_max_position_embeddings / wavelength - low_freq_factor)
-                            / (high_freq_factor - low_freq_factor);
-                        (1.0 - smooth) * f64::from(frequency) / factor + smooth * f64::from(frequency)
-                    };
-                    scaled as f32
-                })
-                .collect()
+            RopeScaling::Default => self.geometric(self.theta as f32),
+            RopeScaling::Linear { factor } => {
+                self.geometric(self.theta as f32).into_iter().map(|f| f / factor as f32).collect()
             }
+            RopeScaling::Dynamic { factor, max_position_embeddings } => {
+                self.geometric(self.grown_base(length, factor, max_position_embeddings))
+            }
+            RopeScaling::Yarn { .. } => self.yarn(),
+            RopeScaling::Llama3 { .. } => self.llama3(),
+        }
+    }
+
+    /// `base^(-2i/k)`.
+    fn geometric(&self, base: f32) -> Vec<f32> {
+        (0..self.head_dim / 2).map(|i| 1.0 / base.powf((2 * i) as f32 / self.head_dim as f32)).collect()
+    }
+
+    /// The base at which the longest wavelength is that of linear scaling.
+    fn grown_base(&self, length: usize, factor: f64, context: usize) -> f32 {
+        if length <= context {
+            return self.theta as f32;
+        }
+        let k = self.head_dim as f64;
+        let growth = factor as f32 * length as f32 / context as f32 - (factor - 1.0) as f32;
+        self.theta as f32 * growth.powf((k / (k - 2.0)) as f32)
+    }
+
+    fn yarn(&self) -> Vec<f32> {
+        let RopeScaling::Yarn {
+            factor, beta_fast, beta_slow, original_max_position_embeddings: context, truncate, ..
+        } = self.scaling
+        else {
+            return Vec::new();
+        };
+        let k = self.head_dim as f64;
+        // The dimension whose wavelength turns this often within the original context.
+        let dimension =
+            |turns: f64| k * (context / (turns * 2.0 * std::f64::consts::PI)).ln() / (2.0 * self.theta.ln());
+        let (mut low, mut high) = (dimension(beta_fast), dimension(beta_slow));
+        if truncate {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        let (low, mut high) = (low.max(0.0), high.min(k - 1.0));
+        if low == high {
+            high += 0.001;
+        }
+        let frequencies = self.geometric(self.theta as f32).into_iter().enumerate();
+        frequencies
+            .map(|(i, own)| {
+                let divided = 1.0 / (factor as f32 * (1.0 / own));
+                let kept = 1.0 - ((i as f32 - low as f32) / (high - low) as f32).clamp(0.0, 1.0);
+                divided * (1.0 - kept) + own * kept
+            })
+            .collect()
+    }
+
+    fn llama3(&self) -> Vec<f32> {
+        let RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings: context,
+        } = self.scaling
+        else {
+            return Vec::new();
+        };
+        let (low_wavelength, high_wavelength) = (context / low_freq_factor, context / high_freq_factor);
+        let scale = |frequency: f32| {
+            let wavelength = 2.0 * std::f64::consts::PI / f64::from(frequency);
+            let scaled = if wavelength > low_wavelength {
+                f64::from(frequency) / factor
+            } else if wavelength < high_wavelength {
+                f64::from(frequency)
+            } else {
+                let smooth = (context / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                (1.0 - smooth) * f64::from(frequency) / factor + smooth * f64::from(frequency)
+            };
+            scaled as f32
+        };
+        self.geometric(self.theta as f32).into_iter().map(scale).collect()
+    }
+
+    /// Factor on cosines and sines: 1 but for YaRN.
+    pub fn attention_factor(&self) -> f32 {
+        match self.scaling {
+            RopeScaling::Yarn { attention_factor, .. } => attention_factor as f32,
+            _ => 1.0,
         }
     }
 
     /// Cosines and sines for `positions` positions, made once per forward pass and shared by all layers.
     pub fn table(&self, positions: usize, device: &Device) -> Rope {
-        let frequencies = self.inverse_frequencies();
+        let frequencies = self.inverse_frequencies(positions);
+        let scale = self.attention_factor();
         let half = frequencies.len();
         let mut values = Vec::with_capacity(positions * half * 2);
         for position in 0..positions {
             let angles = frequencies.iter().map(|f| position as f32 * f);
-            values.extend(angles.clone().map(f32::cos));
-            values.extend(angles.map(f32::sin));
+            values.extend(angles.clone().map(|angle| angle.cos() * scale));
+            values.extend(angles.map(|angle| angle.sin() * scale));
         }
         let data = TensorData::new(values, [positions, 2 * half]);
         Rope { table_pk: Tensor::from_data(data, device) }
@@ -130,7 +223,7 @@ mod tests {
             },
             ..plain
         };
-        let (plain, scaled) = (plain.inverse_frequencies(), scaled.inverse_frequencies());
+        let (plain, scaled) = (plain.inverse_frequencies(1), scaled.inverse_frequencies(1));
         assert_eq!(plain[0], scaled[0]);
         assert!((plain[31] / scaled[31] - 8.0).abs() < 1e-4);
         assert!(scaled.windows(2).all(|w| w[0] > w[1]));

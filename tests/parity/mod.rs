@@ -12,3 +12,4 @@ mod round_trip;
 mod tools;
 mod tower;
 mod training;
+mod variants;

@@ -36,8 +36,8 @@ pub struct LlamaConfig {
     pub o_bias: bool,
     /// Whether the MLP's projections have biases.
     pub mlp_bias: bool,
-    /// Keys further back than this are not seen.
-    pub sliding_window: Option<usize>,
+    /// Of each block: keys this far back and further are not seen.
+    pub sliding_windows: Vec<Option<usize>>,
 }
 
 /// What differs between the families where a configuration is silent.
@@ -46,27 +46,52 @@ struct Family {
     intermediate_size: usize,
     /// `None`: as many as query heads.
     num_key_value_heads: Option<usize>,
-    sliding_window: Option<usize>,
+    max_position_embeddings: usize,
+    windows: Windows,
+}
+
+/// Which blocks have a sliding window.
+#[derive(Clone, Copy, PartialEq)]
+enum Windows {
+    /// None, whatever the file says.
+    None,
+    /// All of them, of `sliding_window` tokens where that is not null.
+    All,
+    /// Those that `layer_types` names; else those from `max_window_layers` on, where `use_sliding_window` is true.
+    ByLayer,
 }
 
 impl Family {
     fn of(fields: &Fields<'_>) -> Result<(Self, bool), CheckpointError> {
         let model_type = fields.string_or("model_type", "llama")?;
-        let llama =
-            Self { vocab_size: 32_000, intermediate_size: 11_008, num_key_value_heads: None, sliding_window: None };
+        let llama = Self {
+            vocab_size: 32_000,
+            intermediate_size: 11_008,
+            num_key_value_heads: None,
+            max_position_embeddings: 2048,
+            windows: Windows::None,
+        };
         Ok(match model_type.as_str() {
             "llama" => (llama, false),
             "mistral" => {
                 let mistral = Self {
                     intermediate_size: 14_336,
                     num_key_value_heads: Some(8),
-                    sliding_window: Some(4096),
+                    max_position_embeddings: 4096 * 32,
+                    windows: Windows::All,
                     ..llama
                 };
                 (mistral, false)
             }
             "qwen2" => {
-                (Self { vocab_size: 151_936, intermediate_size: 22_016, num_key_value_heads: Some(32), ..llama }, true)
+                let qwen2 = Self {
+                    vocab_size: 151_936,
+                    intermediate_size: 22_016,
+                    num_key_value_heads: Some(32),
+                    max_position_embeddings: 32_768,
+                    windows: Windows::ByLayer,
+                };
+                (qwen2, true)
             }
             _ => return Err(fields.error("model_type", "llama, mistral or qwen2")),
         })
@@ -103,18 +128,17 @@ impl LlamaConfig {
         let act = fields.string_or("hidden_act", "silu")?;
         let hidden_act = Activation::parse(&act).map_err(|error| fields.error("hidden_act", &error.to_string()))?;
         let attention_bias = fields.bool_or("attention_bias", false)?;
-        let (rope_theta, rope_scaling) = rope(fields)?;
-        let sliding_window = match fields.iter().find(|(key, _)| *key == "sliding_window") {
-            // Qwen2 writes a window that `use_sliding_window` switches, and it is off here.
-            _ if qwen2 => None,
-            Some(_) => fields.opt_usize("sliding_window")?,
-            None => family.sliding_window,
-        };
+        let context = positive(fields, "max_position_embeddings", family.max_position_embeddings)?;
+        let (rope_theta, rope_scaling) = rope(fields, context)?;
+        if matches!(rope_scaling, RopeScaling::Dynamic { .. }) && head_dim == 2 {
+            return Err(fields.error("head_dim", "more than 2 with `dynamic` rotary positions"));
+        }
+        let num_hidden_layers = fields.usize_or("num_hidden_layers", 32usize)?;
         Ok(Self {
             vocab_size: positive(fields, "vocab_size", family.vocab_size)?,
             hidden_size,
             intermediate_size: positive(fields, "intermediate_size", family.intermediate_size)?,
-            num_hidden_layers: fields.usize_or("num_hidden_layers", 32usize)?,
+            num_hidden_layers,
             num_attention_heads,
             num_key_value_heads,
             head_dim,
@@ -126,7 +150,7 @@ impl LlamaConfig {
             qkv_bias: qwen2 || attention_bias,
             o_bias: !qwen2 && attention_bias,
             mlp_bias: fields.bool_or("mlp_bias", false)?,
-            sliding_window,
+            sliding_windows: sliding_windows(fields, family.windows, num_hidden_layers)?,
         })
     }
 }
@@ -146,22 +170,60 @@ fn refuse_unimplemented(fields: &Fields<'_>) -> Result<(), CheckpointError> {
     if fields.f64_or("partial_rotary_factor", 1.0)? != 1.0 {
         return Err(fields.error("partial_rotary_factor", "1: partial rotation is not implemented"));
     }
-    if fields.bool_or("use_sliding_window", false)? {
-        let expected = "false: windows on some of the layers are not implemented";
-        return Err(fields.error("use_sliding_window", expected));
-    }
-    let layer_types = fields.strings_or("layer_types", Vec::<String>::new())?;
-    if layer_types.iter().any(|kind| kind != "full_attention") {
-        return Err(fields.error("layer_types", "full_attention throughout"));
-    }
     if fields.has("quantization_config") {
         return Err(fields.error("quantization_config", "absent: load the unquantized checkpoint"));
     }
     Ok(())
 }
 
-/// Base and scaling: `rope_parameters` of transformers 5, or `rope_theta` and `rope_scaling` of 4.
-fn rope(fields: &Fields<'_>) -> Result<(f64, RopeScaling), CheckpointError> {
+/// The window of each block.
+fn sliding_windows(
+    fields: &Fields<'_>,
+    windows: Windows,
+    layers: usize,
+) -> Result<Vec<Option<usize>>, CheckpointError> {
+    // Null is no window; silence is the classes' default.
+    let window = match fields.iter().any(|(key, _)| key == "sliding_window") {
+        true => fields.opt_usize("sliding_window")?,
+        false => Some(4096),
+    };
+    if windows != Windows::None && window == Some(0) {
+        return Err(fields.error("sliding_window", "at least 1, or null for none"));
+    }
+    let kinds = fields.strings_or("layer_types", Vec::<String>::new())?;
+    if !kinds.is_empty() && kinds.len() != layers {
+        return Err(fields.error("layer_types", &format!("{layers} entries, one for each hidden layer")));
+    }
+    let unknown = kinds.iter().any(|kind| kind != "full_attention" && kind != "sliding_attention");
+    if unknown {
+        return Err(fields.error("layer_types", "full_attention or sliding_attention throughout"));
+    }
+    match windows {
+        Windows::None | Windows::All => {
+            let window = window.filter(|_| windows == Windows::All);
+            let expected = if window.is_some() { "sliding_attention" } else { "full_attention" };
+            // These classes do not read the list; one that says otherwise is of another class.
+            if kinds.iter().any(|kind| kind != expected) {
+                return Err(fields.error("layer_types", &format!("{expected} throughout for this model_type")));
+            }
+            Ok(vec![window; layers])
+        }
+        Windows::ByLayer => {
+            let used = fields.bool_or("use_sliding_window", false)?;
+            let window = window.filter(|_| used);
+            let first = fields.usize_or("max_window_layers", 28usize)?;
+            let slides = |layer: usize| match kinds.get(layer) {
+                Some(kind) => kind == "sliding_attention",
+                None => layer >= first,
+            };
+            Ok((0..layers).map(|layer| window.filter(|_| slides(layer))).collect())
+        }
+    }
+}
+
+/// Base and scaling: `rope_parameters` of transformers 5, or `rope_theta` and `rope_scaling` of 4. `context` is
+/// `max_position_embeddings`.
+fn rope(fields: &Fields<'_>, context: usize) -> Result<(f64, RopeScaling), CheckpointError> {
     let (theta, scaling) = match fields.opt_object("rope_parameters")? {
         Some(parameters) => {
             let fallback = fields.f64_or("rope_theta", 10_000.0)?;
@@ -175,19 +237,54 @@ fn rope(fields: &Fields<'_>) -> Result<(f64, RopeScaling), CheckpointError> {
         Some(key) => scaling.string(key)?,
         None => "default".to_owned(),
     };
+    let factor = |scaling: &Fields<'_>| match scaling.f64("factor")? {
+        factor if factor > 0.0 => Ok(factor),
+        _ => Err(scaling.error("factor", "a number above 0")),
+    };
+    let original = fields.f64_or("original_max_position_embeddings", context as f64)?;
+    let original = scaling.f64_or("original_max_position_embeddings", original)?;
     Ok((
         theta,
         match kind.as_str() {
             "default" => RopeScaling::Default,
+            "linear" => RopeScaling::Linear { factor: factor(&scaling)? },
+            "dynamic" => RopeScaling::Dynamic { factor: factor(&scaling)?, max_position_embeddings: context },
+            "yarn" => yarn(&scaling, context as f64, original)?,
             "llama3" => RopeScaling::Llama3 {
-                factor: scaling.f64("factor")?,
+                factor: factor(&scaling)?,
                 low_freq_factor: scaling.f64("low_freq_factor")?,
                 high_freq_factor: scaling.f64("high_freq_factor")?,
-                original_max_position_embeddings: scaling.f64("original_max_position_embeddings")?,
+                original_max_position_embeddings: original,
             },
-            _ => return Err(scaling.error(key.unwrap_or("rope_type"), "default or llama3, which are implemented")),
+            _ => {
+                let known = "default, linear, dynamic, yarn or llama3, which are implemented";
+                return Err(scaling.error(key.unwrap_or("rope_type"), known));
+            }
         },
     ))
+}
+
+fn yarn(scaling: &Fields<'_>, context: f64, original: f64) -> Result<RopeScaling, CheckpointError> {
+    let factor = scaling.f64_or("factor", context / original)?;
+    if factor <= 0.0 || original <= 0.0 {
+        return Err(scaling.error("factor", "a number above 0"));
+    }
+    let sharpening = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+    let not_zero = |value: Option<f64>| value.filter(|v| *v != 0.0);
+    let (mscale, all_dim) = (not_zero(scaling.opt_f64("mscale")?), not_zero(scaling.opt_f64("mscale_all_dim")?));
+    let attention_factor = match (scaling.opt_f64("attention_factor")?, mscale, all_dim) {
+        (Some(factor), ..) => factor,
+        (None, Some(mscale), Some(all_dim)) => sharpening(mscale) / sharpening(all_dim),
+        _ => sharpening(1.0),
+    };
+    Ok(RopeScaling::Yarn {
+        factor,
+        attention_factor,
+        beta_fast: not_zero(scaling.opt_f64("beta_fast")?).unwrap_or(32.0),
+        beta_slow: not_zero(scaling.opt_f64("beta_slow")?).unwrap_or(1.0),
+        original_max_position_embeddings: original,
+        truncate: scaling.bool_or("truncate", true)?,
+    })
 }
 
 impl LlamaConfig {
@@ -213,9 +310,9 @@ mod tests {
         let llama = read(json!({"model_type": "llama"})).unwrap();
         assert_eq!((llama.vocab_size, llama.head_dim, llama.num_key_value_heads), (32_000, 128, 32));
         let mistral = read(json!({"model_type": "mistral"})).unwrap();
-        assert_eq!((mistral.num_key_value_heads, mistral.sliding_window), (8, Some(4096)));
+        assert_eq!((mistral.num_key_value_heads, mistral.sliding_windows), (8, vec![Some(4096); 32]));
         let open = read(json!({"model_type": "mistral", "sliding_window": null})).unwrap();
-        assert_eq!(open.sliding_window, None);
+        assert_eq!(open.sliding_windows, vec![None; 32]);
         let qwen2 = read(json!({"model_type": "qwen2"})).unwrap();
         assert!(qwen2.qkv_bias && !qwen2.o_bias);
     }
@@ -228,12 +325,31 @@ mod tests {
     }
 
     #[test]
+    fn windows_are_on_the_layers_that_have_them() {
+        let windows = |value: Value| read(value).unwrap().sliding_windows;
+        let off = json!({"model_type": "qwen2", "num_hidden_layers": 2, "sliding_window": 8});
+        assert_eq!(windows(off), [None, None]);
+        let late = json!({"model_type": "qwen2", "num_hidden_layers": 3, "sliding_window": 8, "use_sliding_window": true,
+            "max_window_layers": 1});
+        assert_eq!(windows(late), [None, Some(8), Some(8)]);
+        let listed = json!({"model_type": "qwen2", "num_hidden_layers": 2, "sliding_window": 8,
+            "use_sliding_window": true, "layer_types": ["sliding_attention", "full_attention"]});
+        assert_eq!(windows(listed), [Some(8), None]);
+        // LlamaForCausalLM reads no window.
+        assert_eq!(windows(json!({"num_hidden_layers": 1, "sliding_window": 8})), [None]);
+    }
+
+    #[test]
     fn what_is_not_implemented_is_refused_by_name() {
         for (value, name) in [
             (json!({"model_type": "gemma"}), "model_type"),
-            (json!({"rope_scaling": {"type": "yarn", "factor": 2.0}}), "rope_scaling.type"),
+            (json!({"rope_scaling": {"type": "longrope", "factor": 2.0}}), "rope_scaling.type"),
+            (json!({"rope_scaling": {"type": "linear", "factor": 0.0}}), "rope_scaling.factor"),
+            (json!({"rope_scaling": {"type": "dynamic"}}), "rope_scaling.factor"),
             (json!({"attention_dropout": 0.1}), "attention_dropout"),
-            (json!({"model_type": "qwen2", "use_sliding_window": true}), "use_sliding_window"),
+            (json!({"model_type": "qwen2", "num_hidden_layers": 2, "layer_types": ["full_attention"]}), "layer_types"),
+            (json!({"num_hidden_layers": 1, "layer_types": ["sliding_attention"]}), "layer_types"),
+            (json!({"model_type": "mistral", "sliding_window": 0}), "sliding_window"),
             (json!({"num_attention_heads": 6, "num_key_value_heads": 4, "hidden_size": 48}), "num_key_value_heads"),
             (json!({"hidden_act": "mish"}), "hidden_act"),
         ] {

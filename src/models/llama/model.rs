@@ -94,11 +94,10 @@ impl CausalLm for LlamaForCausalLm {
     fn hidden(&self, x_btd: Tensor<3>, layout: &SequenceLayout, mut cache: Option<&mut KvCache>) -> Tensor<3> {
         let t = x_btd.dims()[1];
         let rope = self.config.rope().table(layout.past + t, &x_btd.device());
-        let spec = self.config.attention(layout);
         let mut x = x_btd;
         for (index, layer) in self.layers.iter().enumerate() {
             let held = cache.as_deref_mut().map(|c| &mut c.layers[index]);
-            x = layer.forward(x, &rope, &spec, held);
+            x = layer.forward(x, &rope, &self.config.attention(index, layout), held);
         }
         if let Some(cache) = cache {
             cache.length += t;
@@ -248,7 +247,7 @@ impl Mlp {
 }
 
 impl LlamaConfig {
-    fn attention(&self, layout: &SequenceLayout) -> AttentionSpec {
+    fn attention(&self, layer: usize, layout: &SequenceLayout) -> AttentionSpec {
         AttentionSpec {
             heads: self.num_attention_heads,
             kv_heads: self.num_key_value_heads,
@@ -256,7 +255,7 @@ impl LlamaConfig {
             causal: true,
             starts: layout.starts.clone(),
             past: layout.past,
-            window: self.sliding_window,
+            window: self.sliding_windows[layer],
             scale: (self.head_dim as f32).powf(-0.5),
         }
     }
