@@ -3,14 +3,11 @@
 //! `cargo run --release --bin chat -- --model DIR [--adapter DIR] --image FILE… --prompt TEXT`
 
 use clap::Parser;
-use firebrick::recipe::{describe, tools::Chat};
+use firebrick::recipe::{Finished, exit, tools::Chat};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
-    if let Err(error) = Chat::parse().main() {
-        eprintln!("error: {}", describe(&error));
-        std::process::exit(1);
-    }
+    exit(Chat::parse().main().map(|()| Finished::Checked))
 }

@@ -6,14 +6,11 @@
 //! (unshifted) and `token_logprobs`, one per supervised token in order.
 
 use clap::Parser;
-use firebrick::recipe::{describe, tools::Score};
+use firebrick::recipe::{Finished, exit, tools::Score};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
-    if let Err(error) = Score::parse().main() {
-        eprintln!("error: {}", describe(&error));
-        std::process::exit(1);
-    }
+    exit(Score::parse().main().map(|()| Finished::Checked))
 }

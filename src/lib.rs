@@ -37,6 +37,7 @@ pub mod adapters;
 pub mod checkpoint;
 pub mod data;
 pub mod device;
+pub mod docs;
 pub mod generation;
 pub mod image;
 pub mod models;

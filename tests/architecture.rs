@@ -87,6 +87,8 @@ fn every_module_has_a_layer() {
     let root = blank(&read("src/lib.rs"), Strings::Blanked);
     let declared: BTreeSet<&str> =
         root.lines().filter_map(|line| line.trim().strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    // The guides are text alone.
+    let declared: BTreeSet<&str> = declared.into_iter().filter(|module| *module != "docs").collect();
     let placed: BTreeSet<&str> = LAYERS.iter().copied().flatten().copied().collect();
     assert_eq!(declared, placed, "the modules of src/lib.rs (left) and LAYERS in this test (right) differ");
 }

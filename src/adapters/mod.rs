@@ -5,9 +5,10 @@ pub mod lora;
 use crate::models::CausalLm;
 use crate::settings::Component;
 use burn::tensor::Device;
-use rand_chacha::ChaCha8Rng;
 
 pub use lora::Lora;
+/// The generator that [`Adapter::attach`] draws from.
+pub use rand_chacha::ChaCha8Rng;
 
 /// What stands in a recipe's `adapter` slot.
 #[diagnostic::on_unimplemented(
@@ -86,6 +87,15 @@ pub enum AdapterError {
         found: String,
         /// The recipe's tuner.
         expected: &'static str,
+    },
+    /// An adapter that must be merged to be saved, and cannot be.
+    #[error(
+        "{layer}: the adapter cannot be merged into this layer's weight, and what is trained beside it asks for a whole \
+         model to be saved; train the adapter alone, on a model that one folder holds"
+    )]
+    NotMergeable {
+        /// A layer that carries it.
+        layer: String,
     },
     /// A setting that changes the arithmetic and is not implemented.
     #[error("adapter_config.json: {key} = {value} is not implemented; {advice}")]

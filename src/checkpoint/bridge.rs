@@ -57,7 +57,7 @@ struct Loader<'a> {
 impl NamedMapper for Loader<'_> {
     fn map<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let Some(view) = self.views.remove(name) else { return param };
-        match view.to_f32() {
+        match view.to_finite_f32() {
             Ok(values) => {
                 let tensor = upload(values, &param.lazy_shape().dims(), self.device);
                 let tensor = if (self.narrow)(name) { tensor.cast(FloatDType::BF16) } else { tensor };

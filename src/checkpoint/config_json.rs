@@ -13,6 +13,11 @@ use super::error::CheckpointError;
 /// # Errors
 /// [`CheckpointError::Io`], or [`CheckpointError::Json`] as `file:line:column`.
 pub fn read_json(path: &Path) -> Result<Value, CheckpointError> {
+    // A pipe that nobody writes to would be waited for without end.
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
+        let reason = std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not a regular file");
+        return Err(CheckpointError::io(path, "reading")(reason));
+    }
     let bytes = fs::read(path).map_err(CheckpointError::io(path, "reading"))?;
     // Editors on Windows put a byte order mark in front, which the JSON grammar does not allow.
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
@@ -126,6 +131,19 @@ impl<'a> Fields<'a> {
         Vec<usize>, usizes, opt_usizes, usizes_or, "a list of whole numbers", |v| list(v, whole);
         Vec<f64>, f64s, opt_f64s, f64s_or, "a list of numbers", |v| list(v, Value::as_f64);
         Vec<String>, strings, opt_strings, strings_or, "a list of strings", |v| list(v, text);
+    }
+
+    /// The field `key`, a whole number from 1 to `most`; `default` where missing or `null`.
+    ///
+    /// For sizes, which decide how much memory is taken before any weight is seen.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Field`] where it is of another type or out of range.
+    pub fn size_or(&self, key: &str, default: usize, most: usize) -> Result<usize, CheckpointError> {
+        match self.usize_or(key, default)? {
+            size if (1..=most).contains(&size) => Ok(size),
+            _ => Err(self.error(key, &format!("at least 1 and at most {most}"))),
+        }
     }
 
     /// The object `key`, which must be there.

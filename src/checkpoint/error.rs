@@ -49,17 +49,13 @@ pub enum CheckpointError {
         /// What was found instead and what to do.
         reason: String,
     },
-    /// The folder holds only PyTorch pickles.
-    #[error(
-        "{}: only PyTorch pickles here ({}); convert the folder to safetensors first, in Python: \
-         `AutoModel.from_pretrained(dir).save_pretrained(dir)` with the model's own Auto class",
-        dir.display(), files.join(", ")
-    )]
-    PickleOnly {
-        /// The folder.
-        dir: PathBuf,
-        /// The pickles' names.
-        files: Vec<String>,
+    /// A PyTorch file that cannot be read without running it, or not at all.
+    #[error("{}: {source}", path.display())]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        source: Box<super::pickle::PickleError>,
     },
     /// A safetensors file that cannot be read as a whole.
     #[error("{}: not a whole safetensors file: {reason}", path.display())]
@@ -190,6 +186,11 @@ fn holder(pid: Option<u32>) -> String {
 }
 
 impl CheckpointError {
+    pub(super) fn pickle(path: &Path) -> impl FnOnce(super::pickle::PickleError) -> Self {
+        let path = path.to_path_buf();
+        |source| Self::Pickle { path, source: Box::new(source) }
+    }
+
     /// An [`Io`](Self::Io) error; made for `map_err`.
     pub fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();

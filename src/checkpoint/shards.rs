@@ -1,5 +1,5 @@
-//! A folder's safetensors files, opened over a memory map: nothing is read until a tensor's bytes
-//! are.
+//! A folder's weight files, safetensors or PyTorch's pickles, opened over a memory map: nothing is read until a
+//! tensor's bytes are, and nothing is ever run.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -7,11 +7,13 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use memmap2::Mmap;
+use rayon::prelude::*;
 use serde_json::Value;
 
 use super::config_json::JsonFile;
 use super::error::CheckpointError;
 use super::header::{self, Entry};
+use super::pickle::{self, StoredBytes, StoredTensor};
 use super::tensors::{self, Dtype, HostTensor};
 
 /// All tensors of a checkpoint, whichever of its files they are in.
@@ -27,7 +29,7 @@ pub struct Shards {
 struct Shard {
     path: PathBuf,
     map: Arc<Mmap>,
-    entries: Vec<Entry>,
+    entries: Vec<StoredTensor>,
 }
 
 /// One tensor of a file, not yet read.
@@ -44,7 +46,7 @@ pub struct TensorView<'a> {
     /// The file.
     pub file: &'a Path,
     map: &'a Arc<Mmap>,
-    start: usize,
+    stored: &'a StoredBytes,
 }
 
 impl TensorView<'_> {
@@ -63,41 +65,69 @@ impl TensorView<'_> {
         })
     }
 
+    /// The elements as f32, all of them finite: one NaN among a model's weights makes every result NaN.
+    ///
+    /// # Errors
+    /// As [`to_f32`](Self::to_f32), and [`CheckpointError::Tensor`] with the first element that is not finite.
+    pub fn to_finite_f32(&self) -> Result<Vec<f32>, CheckpointError> {
+        let values = self.to_f32()?;
+        match values.par_iter().position_first(|value| !value.is_finite()) {
+            None => Ok(values),
+            Some(at) => {
+                let reason = format!(
+                    "holds {} at element {at}; the file is damaged, or its training went astray: take another checkpoint",
+                    values[at]
+                );
+                Err(CheckpointError::tensor(self.file, self.name, reason))
+            }
+        }
+    }
+
     /// A tensor that shares the mapped bytes and keeps the file open by itself.
     pub fn to_host(&self) -> HostTensor {
-        let map = Arc::clone(self.map);
-        HostTensor::mapped(self.shape.to_vec(), self.dtype, map, self.start, self.start + self.bytes.len())
+        let shape = self.shape.to_vec();
+        match self.stored {
+            StoredBytes::Mapped(range) => {
+                HostTensor::mapped(shape, self.dtype, Arc::clone(self.map), range.start, range.end)
+            }
+            StoredBytes::Copied(bytes) => match HostTensor::from_bytes(shape, self.dtype, bytes.to_vec()) {
+                Some(tensor) => tensor,
+                None => unreachable!("as many bytes as type and shape need were copied"),
+            },
+        }
     }
 }
 
 impl Shards {
     /// Opens a model's folder: `model.safetensors`, or `model.safetensors.index.json` with its
-    /// shards.
+    /// shards, else `pytorch_model.bin` or its index.
     ///
     /// # Errors
-    /// Says what is wrong with the folder, the index or a file's header; a folder of `.bin` pickles
-    /// is told how to be converted.
+    /// Says what is wrong with the folder, the index or a file's header.
     pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
         Self::open_stem(dir, "model")
     }
 
-    /// Like [`open`](Self::open) for another stem, e.g. `adapter_model`.
+    /// Like [`open`](Self::open) for another stem, e.g. `adapter_model`, whose pickle is `adapter_model.bin`.
     ///
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_stem(dir: &Path, stem: &str) -> Result<Self, CheckpointError> {
-        let single = dir.join(format!("{stem}.safetensors"));
-        if single.is_file() {
-            return Self::open_file(&single);
-        }
-        let index = dir.join(format!("{stem}.safetensors.index.json"));
-        if index.is_file() {
-            return Self::open_index(dir, &index);
+        // The name that `save_pretrained` gave a model's pickles.
+        let pickle = if stem == "model" { "pytorch_model" } else { stem };
+        for file in [format!("{stem}.safetensors"), format!("{pickle}.bin")] {
+            let index = dir.join(format!("{file}.index.json"));
+            if dir.join(&file).is_file() {
+                return Self::open_file(&dir.join(file));
+            }
+            if index.is_file() {
+                return Self::open_index(dir, &index);
+            }
         }
         Err(nothing_here(dir, stem))
     }
 
-    /// Opens one safetensors file.
+    /// Opens one file: safetensors, or PyTorch's where its name ends in `.bin`, `.pt` or `.pth`.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -196,21 +226,38 @@ impl Shard {
         // (here and by every writer of this format known to us), which leaves a mapped file intact,
         // so no byte changes under the slices that are handed out.
         let map = unsafe { Mmap::map(&file) }.map_err(CheckpointError::io(path, "mapping"))?;
-        let entries = header::parse(path, &map)?;
+        let entries = match is_pickle(path) {
+            true => pickle::read(&map).map_err(CheckpointError::pickle(path))?.tensors,
+            false => header::parse(path, &map)?.into_iter().map(StoredTensor::from).collect(),
+        };
         Ok(Self { path: path.to_path_buf(), map: Arc::new(map), entries })
     }
 
-    fn view<'a>(&'a self, entry: &'a Entry) -> TensorView<'a> {
+    fn view<'a>(&'a self, entry: &'a StoredTensor) -> TensorView<'a> {
         TensorView {
             name: &entry.name,
             shape: &entry.shape,
             dtype: entry.dtype,
-            bytes: &self.map[entry.start..entry.end],
+            bytes: match &entry.bytes {
+                StoredBytes::Mapped(range) => &self.map[range.clone()],
+                StoredBytes::Copied(bytes) => bytes,
+            },
             file: &self.path,
             map: &self.map,
-            start: entry.start,
+            stored: &entry.bytes,
         }
     }
+}
+
+impl From<Entry> for StoredTensor {
+    fn from(entry: Entry) -> Self {
+        let Entry { name, dtype, shape, start, end } = entry;
+        Self { name, dtype, shape, bytes: StoredBytes::Mapped(start..end) }
+    }
+}
+
+fn is_pickle(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "bin" || e == "pt" || e == "pth")
 }
 
 /// Reads `weight_map`, tensor to shard, and refuses entries that leave the folder.
@@ -261,18 +308,17 @@ fn nothing_here(dir: &Path, stem: &str) -> CheckpointError {
     };
     let safetensors = with(&[".safetensors"]);
     let pickles = with(&[".bin", ".pt", ".pth"]);
-    if safetensors.is_empty() && !pickles.is_empty() {
-        return CheckpointError::PickleOnly { dir: dir.to_path_buf(), files: pickles };
-    }
-    let sharded = safetensors.iter().any(|name| name.starts_with(&format!("{stem}-")) && name.contains("-of-"));
-    let reason = if sharded {
-        format!("it holds shards but no {stem}.safetensors.index.json; copy or download that file too")
+    let shard = safetensors.iter().chain(&pickles).find_map(|name| {
+        let (stem, rest) = name.split_once('-').filter(|(_, rest)| rest.contains("-of-"))?;
+        Some(format!("{stem}.{}", rest.rsplit('.').next()?))
+    });
+    let reason = if let Some(file) = shard {
+        format!("it holds shards but no {file}.index.json; copy or download that file too")
     } else {
-        let there = if safetensors.is_empty() { "no safetensors file".to_owned() } else { safetensors.join(", ") };
-        format!(
-            "neither {stem}.safetensors nor {stem}.safetensors.index.json is in it \
-             (there is {there})"
-        )
+        let all: Vec<&str> = safetensors.iter().chain(&pickles).map(String::as_str).collect();
+        let there = if all.is_empty() { "no weight file".to_owned() } else { all.join(", ") };
+        let pickle = if stem == "model" { "pytorch_model" } else { stem };
+        format!("neither {stem}.safetensors nor {pickle}.bin is in it, nor an index of either (there is {there})")
     };
     CheckpointError::NoWeights { dir: dir.to_path_buf(), reason }
 }
@@ -354,9 +400,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path();
         refused(&at.join("absent"), "absent: reading the folder failed");
-        refused(at, "there is no safetensors file");
+        refused(at, "there is no weight file");
+        fs::write(at.join("optimizer.pt"), b"PK").unwrap();
+        refused(at, "there is optimizer.pt");
         fs::write(at.join("pytorch_model.bin"), b"PK").unwrap();
-        refused(at, "only PyTorch pickles here (pytorch_model.bin); convert");
+        refused(at, "pytorch_model.bin");
+        fs::remove_file(at.join("pytorch_model.bin")).unwrap();
         save(&at.join("adapter_model.safetensors"), &[("a", &[1.0])]);
         refused(at, "there is adapter_model.safetensors");
         save(&at.join("model-00001-of-00002.safetensors"), &[("a", &[1.0])]);

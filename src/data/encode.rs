@@ -25,6 +25,10 @@ pub enum Overlong {
     Error,
 }
 
+/// Bytes of text that a record may have. A tokenizer takes more than a hundred bytes of memory for each of them, on every
+/// thread; this many are half a million tokens and more.
+const MOST_TEXT: usize = 2 << 20;
+
 /// Why a record was skipped on account of its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -184,7 +188,7 @@ impl Encoder {
             return Err(DataError::NoAnswer { place: sample.place.clone(), turns: messages.len() });
         };
         let answer = messages[last].words();
-        let conversation = Conversation::new(messages[..last].to_vec());
+        let conversation = sample.conversation.up_to(last);
         let prompt = self.template.render_prompt(&conversation).map_err(|source| text(sample, source))?;
         let images = conversation.image_count();
         let encoded = self.tokenize(sample, &Rendered::prompt(prompt), images)?;
@@ -209,6 +213,10 @@ impl Encoder {
     }
 
     fn tokenize(&self, sample: &Sample, rendered: &Rendered, images: usize) -> Result<EncodedText, DataError> {
+        if rendered.text.len() > MOST_TEXT {
+            let (place, bytes) = (sample.place.clone(), rendered.text.len());
+            return Err(DataError::TooMuchText { place, bytes, most: MOST_TEXT });
+        }
         let tokens = match &self.image {
             Some(image) => ImageTokens {
                 token: image.token.clone(),

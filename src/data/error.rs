@@ -109,7 +109,7 @@ pub enum DataError {
         found: String,
     },
     /// A turn by someone who is not known.
-    #[error("{place}, turn {turn}: unknown role \"{role}\"; the roles of this data kind are {allowed}")]
+    #[error("{place}, turn {turn}: unknown role \"{}\"; the roles of this data kind are {allowed}", short(role))]
     UnknownRole {
         /// Where the record begins.
         place: Place,
@@ -166,7 +166,8 @@ pub enum DataError {
     },
     /// An image file that is nowhere to be found.
     #[error(
-        "{place}, image {number}: \"{image}\" does not exist; sought as {}; name its folder with `--images DIR`",
+        "{place}, image {number}: \"{}\" does not exist; sought as {}; name its folder with `--images DIR`",
+        short(image),
         list(sought)
     )]
     ImageMissing {
@@ -229,6 +230,16 @@ pub enum DataError {
         /// The most that are allowed.
         max_length: usize,
     },
+    /// A record whose text is too long to be tokenized at all.
+    #[error("{place}: {bytes} bytes of text, of which at most {most} are read; split the record")]
+    TooMuchText {
+        /// Where the record begins.
+        place: Place,
+        /// Bytes of the rendered text.
+        bytes: usize,
+        /// The most that are read.
+        most: usize,
+    },
     /// A worker thread could not be started.
     #[error("a data worker could not be started: {source}; set fewer of them with `data.workers`")]
     Workers {
@@ -282,6 +293,7 @@ impl DataError {
             | Self::Text { place, .. }
             | Self::NoSupervision { place, .. }
             | Self::Overlong { place, .. }
+            | Self::TooMuchText { place, .. }
             | Self::WorkerPanicked { place, .. } => Some(place),
         }
     }
@@ -311,7 +323,7 @@ impl DataError {
             Self::NoVision { .. } => "image without a vision encoder",
             Self::Text { .. } => "template or tokenizer",
             Self::NoSupervision { .. } => "no supervised token",
-            Self::Overlong { .. } => "too long",
+            Self::Overlong { .. } | Self::TooMuchText { .. } => "too long",
             Self::Workers { .. } | Self::WorkerPanicked { .. } | Self::WorkersGone { .. } => "data worker",
         }
     }
@@ -322,5 +334,15 @@ fn list(paths: &[PathBuf]) -> String {
 }
 
 fn show(path: &Path) -> String {
-    path.display().to_string()
+    short(&path.display().to_string())
+}
+
+/// A text of a record or a name as a message quotes it: a megabyte of it would hide the message.
+fn short(text: &str) -> String {
+    /// As long as Linux lets a path be, about.
+    const SHOWN: usize = 400;
+    match text.char_indices().nth(SHOWN) {
+        Some((cut, _)) => format!("{}…", &text[..cut]),
+        None => text.to_owned(),
+    }
 }

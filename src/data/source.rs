@@ -216,8 +216,13 @@ fn open_file(path: &Path) -> Result<(Source, Vec<Span>), DataError> {
         }
     };
     let unreadable = |source| DataError::Open { path: path.to_owned(), source };
+    let metadata = std::fs::metadata(path).map_err(unreadable)?;
+    // Before it is opened: a pipe that nobody writes to would be waited for without end.
+    if !metadata.is_file() && !metadata.is_dir() {
+        let reason = "it is not a regular file, which can be read more than once";
+        return Err(unreadable(std::io::Error::new(std::io::ErrorKind::InvalidInput, reason)));
+    }
     let file = File::open(path).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
     if metadata.is_dir() {
         return Err(unreadable(std::io::ErrorKind::IsADirectory.into()));
     }

@@ -3,7 +3,7 @@
 pub mod llama;
 
 use crate::checkpoint::{CheckpointError, Fields};
-use crate::nn::{KvCache, Linear, SequenceLayout};
+use crate::nn::{Embedding, KvCache, Linear, SequenceLayout};
 use crate::settings::Component;
 use burn::module::{Module, ModuleDisplay};
 use burn::tensor::{Device, Int, Tensor};
@@ -61,6 +61,9 @@ pub trait CausalLm: Module + ModuleDisplay + Sync {
 
     /// Every linear layer of the blocks (not the head), with its path inside the model, for adapters.
     fn visit_linears(&mut self, visit: &mut dyn FnMut(&str, &mut Linear));
+
+    /// The token table.
+    fn token_table_mut(&mut self) -> &mut Embedding;
 
     /// Adds rows to the token table and the head until they have `rows`; new rows are the mean of the old ones.
     fn grow_vocabulary(self, rows: usize) -> Self;

@@ -1,7 +1,9 @@
 //! Token and position tables.
 
+// n positions, v rows of the table, k trained rows, d width
+use super::cast_to;
 use super::params::normal;
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Int, Tensor};
 
 /// A table of rows, looked up by index.
@@ -9,12 +11,27 @@ use burn::tensor::{Device, Int, Tensor};
 pub struct Embedding {
     /// The rows, `[n, d]`.
     pub weight: Param<Tensor<2>>,
+    /// Rows that are trained while the table stays as it is.
+    pub adapter: Option<TrainedRows>,
 }
+
+/// Some rows of a table, which stand in for the table's own.
+#[derive(Module, Debug)]
+pub struct TrainedRows {
+    /// The rows, `[k, d]` in f32.
+    pub rows: Param<Tensor<2>>,
+    /// Their indices in the table, `k` of them.
+    #[module(skip)]
+    pub ids: Vec<u32>,
+}
+
+/// How the name of [`TrainedRows`]' parameter ends.
+pub const TRAINED_ROWS: &str = ".adapter.rows";
 
 impl Embedding {
     /// `n` rows of width `d`, drawn from a normal distribution of standard deviation 0.02.
     pub fn new(n: usize, d: usize, device: &Device) -> Self {
-        Self { weight: normal([n, d], 0.02, device) }
+        Self { weight: normal([n, d], 0.02, device), adapter: None }
     }
 
     /// # Shapes
@@ -23,6 +40,120 @@ impl Embedding {
         let [b, t] = ids_bt.dims();
         let weight = self.weight.val();
         let d = weight.dims()[1];
-        weight.select(0, ids_bt.reshape([b * t])).reshape([b, t, d])
+        let ids_n = ids_bt.reshape([b * t]);
+        let x_nd = weight.select(0, ids_n.clone());
+        let x_nd = match &self.adapter {
+            Some(trained) => trained.put(x_nd, ids_n),
+            None => x_nd,
+        };
+        x_nd.reshape([b, t, d])
+    }
+
+    /// The whole table, trained rows in their places, `[v, d]`.
+    pub fn table(&self) -> Tensor<2> {
+        let weight = self.weight.val();
+        match &self.adapter {
+            Some(trained) => {
+                let all = Tensor::arange(0..weight.dims()[0] as i64, &weight.device());
+                trained.put(weight, all)
+            }
+            None => weight,
+        }
+    }
+
+    /// Sets rows by index. # Shapes: `rows_kd: [k, d]` for `k` ids.
+    pub fn set_rows(&mut self, ids: &[u32], rows_kd: Tensor<2>) {
+        let trained = TrainedRows { rows: Param::initialized(ParamId::new(), rows_kd), ids: ids.to_vec() };
+        let trainable = self.weight.is_require_grad();
+        let table = Self { weight: self.weight.clone(), adapter: Some(trained) }.table();
+        self.weight = Param::initialized(ParamId::new(), table.detach()).set_require_grad(trainable);
+    }
+
+    /// Trains these rows alone, from their present values.
+    pub fn train_rows(&mut self, ids: &[u32]) {
+        let device = self.weight.val().device();
+        let rows = self.weight.val().detach().select(0, indices(ids, &device));
+        let rows = rows.cast(burn::tensor::FloatDType::F32).detach();
+        self.adapter = Some(TrainedRows { rows: Param::initialized(ParamId::new(), rows), ids: ids.to_vec() });
+    }
+
+    /// Writes the trained rows into the table.
+    pub fn merge(&mut self) {
+        if let Some(trained) = self.adapter.take() {
+            self.set_rows(&trained.ids, trained.rows.val().inner());
+        }
+    }
+
+    /// Rows of the table as they are used, `[k, d]`.
+    pub fn rows(&self, ids: &[u32]) -> Tensor<2> {
+        let table = self.table();
+        let device = table.device();
+        table.select(0, indices(ids, &device))
+    }
+
+    /// The mean of the first `n` rows, `[1, d]`.
+    pub fn mean(&self, n: usize) -> Tensor<2> {
+        self.weight.val().detach().narrow(0, 0, n).mean_dim(0)
+    }
+}
+
+fn indices(ids: &[u32], device: &Device) -> Tensor<1, Int> {
+    let ids: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
+    Tensor::from_data(ids.as_slice(), device)
+}
+
+impl TrainedRows {
+    /// `x_nd` with the trained rows where `ids_n` names them. One lookup in both together, so that the gradient reaches
+    /// these rows and nothing else.
+    fn put(&self, x_nd: Tensor<2>, ids_n: Tensor<1, Int>) -> Tensor<2> {
+        let n = x_nd.dims()[0] as i64;
+        let mut index_n = Tensor::arange(0..n, &x_nd.device());
+        for (row, id) in (n..).zip(&self.ids) {
+            index_n = index_n.mask_fill(ids_n.clone().equal_elem(i64::from(*id)), row);
+        }
+        let rows = cast_to(self.rows.val(), x_nd.dtype());
+        Tensor::cat(vec![x_nd, rows], 0).select(0, index_n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::TensorData;
+
+    fn table(device: &Device) -> Embedding {
+        let rows: Vec<f32> = (0..10).map(|value| value as f32).collect();
+        let rows = Tensor::from_data(TensorData::new(rows, [5, 2]), device);
+        Embedding { weight: Param::initialized(ParamId::new(), rows).set_require_grad(false), adapter: None }
+    }
+
+    fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+        tensor.into_data().try_to_vec().unwrap()
+    }
+
+    #[test]
+    fn trained_rows_stand_in_for_the_tables_and_alone_get_a_gradient() {
+        let device = crate::device::choose(crate::device::DeviceRequest::Cpu).unwrap().device.autodiff();
+        let mut embedding = table(&device);
+        embedding.train_rows(&[4, 1]);
+        let trained = embedding.adapter.as_mut().unwrap();
+        let moved = (trained.rows.val() + 100.0).detach();
+        trained.rows = Param::initialized(ParamId::new(), moved).set_require_grad(true);
+
+        let ids = Tensor::<2, Int>::from_data([[0, 1, 4, 4]], &device);
+        let x = embedding.forward(ids);
+        assert_eq!(values(x.clone()), [0.0, 1.0, 102.0, 103.0, 108.0, 109.0, 108.0, 109.0]);
+        let gradients = x.sum().backward();
+        let rows = embedding.adapter.as_ref().unwrap().rows.val();
+        assert_eq!(values(rows.grad(&gradients).unwrap()), [2.0, 2.0, 1.0, 1.0]);
+        assert!(embedding.weight.val().grad(&gradients).is_none());
+
+        let table = values(embedding.table());
+        assert_eq!(table, [0.0, 1.0, 102.0, 103.0, 4.0, 5.0, 6.0, 7.0, 108.0, 109.0]);
+        embedding.merge();
+        assert!(embedding.adapter.is_none());
+        assert_eq!(values(embedding.weight.val()), table);
+        assert_eq!(values(embedding.rows(&[4])), [108.0, 109.0]);
+        assert_eq!(values(embedding.mean(2)), [51.0, 52.0]);
     }
 }

@@ -21,7 +21,7 @@ mod rope;
 pub use activation::{Activation, UnknownActivation};
 pub use adamw::{AdamWStep, AdamWTensors, adamw_step, sums_of_squares};
 pub use attention::{AttentionSpec, KvCache, LayerCache, SequenceLayout, attention};
-pub use embedding::Embedding;
+pub use embedding::{Embedding, TRAINED_ROWS, TrainedRows};
 pub(crate) use linear::linear;
 pub use linear::{AdapterSlot, Linear, LinearAdapter};
 pub use loss::{TokenStats, token_log_probs, token_stats};

@@ -30,6 +30,12 @@ pub trait Projector: Component {
     /// A [`ProjectorError`] where the widths do not suit it.
     fn build(&self, from: usize, to: usize, device: &Device) -> Result<Self::Model, ProjectorError>;
 
+    /// The file or folder that the projector's weights come from, where they are not those of the model's folder: LLaVA's
+    /// second stage starts with the projector of the first.
+    fn source(&self) -> Option<std::path::PathBuf> {
+        None
+    }
+
     /// The projector as a LLaVA `config.json` describes it, given the keys that the checkpoint has for it: `Err` says
     /// what to write instead where the recipe's projector and the checkpoint's disagree.
     ///
@@ -61,6 +67,11 @@ pub trait ProjectorModel: Module + ModuleDisplay + Sync {
 
     /// The key of a parameter below `multi_modal_projector.` in a Hugging Face checkpoint.
     fn file_key(&self, parameter: &str) -> String;
+
+    /// The key of a parameter below `model.mm_projector.` in a checkpoint of LLaVA's original code.
+    fn original_key(&self, parameter: &str) -> String {
+        self.file_key(parameter)
+    }
 }
 
 /// A projector that cannot be built.

@@ -3,12 +3,12 @@
 use super::RecipeError;
 use super::folder::Loaded;
 use crate::adapters::Adapter;
-use crate::checkpoint::{CheckpointError, Expected, HostTensor, Shards, bridge, read_json, resolve};
+use crate::checkpoint::{CheckpointError, Expected, HostTensor, Shards, TensorView, bridge, read_json, resolve};
 use crate::models::LanguageModel;
 use crate::nn::params;
 use crate::projector::Projector;
 use crate::vision::VisionEncoder;
-use crate::vlm::{Layout, PEFT_RENAME, Vlm};
+use crate::vlm::{Layout, Vlm, peft_rename};
 use burn::tensor::Device;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -49,13 +49,22 @@ pub fn load<M: LanguageModel, A: Adapter, V: VisionEncoder, P: Projector>(
             false => Expected::optional(key.clone(), shape.clone()),
         })
         .collect();
-    let resolved = resolve(&expected, &shards, PEFT_RENAME, &[])?;
+    let resolved = resolve(&expected, &shards, peft_rename(layout), &[])?;
     let tensors: HashMap<String, HostTensor> = resolved
         .into_iter()
-        .filter_map(|r| keys.get(&r.expected.name).map(|(name, ..)| (name.clone(), r.view.to_host())))
-        .collect();
+        .filter_map(|r| Some((keys.get(&r.expected.name)?.0.clone(), r.view)))
+        .map(|(name, view)| Ok((name, finite(view)?)))
+        .collect::<Result<_, CheckpointError>>()?;
     loaded.model = bridge::assign(loaded.model, tensors, device);
     Ok(loaded)
+}
+
+/// The tensor in f32; integers and what is not finite are refused.
+fn finite(view: TensorView<'_>) -> Result<HostTensor, CheckpointError> {
+    match HostTensor::from_f32(view.shape.to_vec(), view.to_finite_f32()?) {
+        Some(tensor) => Ok(tensor),
+        None => unreachable!("a view has as many elements as its shape"),
+    }
 }
 
 fn open(dir: &Path) -> Result<Shards, CheckpointError> {

@@ -8,11 +8,11 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Default, Parser)]
 #[command(disable_version_flag = true, args_override_self = true)]
 pub struct Arguments {
-    /// Folder of a Hugging Face checkpoint; left out, the recipe makes a small random model
-    #[arg(long, value_name = "DIR")]
+    /// Checkpoint: a folder, or a Hugging Face id with an optional revision; left out, the recipe makes a small random model
+    #[arg(long, value_name = "DIR|OWNER/NAME[@REVISION]")]
     pub model: Option<PathBuf>,
-    /// PEFT adapter to continue from
-    #[arg(long, value_name = "DIR")]
+    /// PEFT adapter to continue from, or a LoRA folder of LLaVA's original code
+    #[arg(long, value_name = "DIR|OWNER/NAME[@REVISION]")]
     pub adapter: Option<PathBuf>,
     /// Training data, .json or .jsonl; left out, the recipe makes a small data set
     #[arg(long, value_name = "FILE", num_args = 1..)]
@@ -55,7 +55,7 @@ pub struct Arguments {
     pub print_config: bool,
 }
 
-fn parse_device(text: &str) -> Result<DeviceRequest, String> {
+pub(super) fn parse_device(text: &str) -> Result<DeviceRequest, String> {
     text.parse().map_err(|error: crate::device::DeviceError| error.to_string())
 }
 

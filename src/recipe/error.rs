@@ -2,6 +2,7 @@
 
 use crate::adapters::AdapterError;
 use crate::checkpoint::CheckpointError;
+use crate::checkpoint::hub::HubError;
 use crate::data::DataError;
 use crate::device::DeviceError;
 use crate::image::ImageError;
@@ -24,6 +25,9 @@ pub enum RecipeError {
     /// A checkpoint that does not fit.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// A hub id that cannot be fetched.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// A projector that does not fit.
     #[error(transparent)]
     Projector(#[from] ProjectorError),
@@ -86,6 +90,9 @@ pub enum RecipeError {
     /// An option that does not go with another, or lacks one.
     #[error("{0}")]
     Usage(String),
+    /// Something stands where a tool would write.
+    #[error("{}: holds something already; name another folder with --output", .0.display())]
+    OutputTaken(PathBuf),
     /// An output folder that holds something.
     #[error("{}: the folder is not empty; choose another --output, or continue its run with --resume", .0.display())]
     OutputNotEmpty(PathBuf),

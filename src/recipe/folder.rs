@@ -1,13 +1,15 @@
 //! A model folder: what its `config.json` describes, and the model, tokenizer and image processor that come of it.
 
-use super::RecipeError;
+use super::parts::{load_projector, load_tower, tower_folder};
+use super::{RecipeError, fetch, start_end};
+use crate::checkpoint::hub::Wanted;
 use crate::checkpoint::{CheckpointError, Fields, JsonFile, Rename, Shards, bridge};
-use crate::image::ImageProcessor;
+use crate::image::{AspectRatio, ImageProcessor};
 use crate::models::{CausalLm, LanguageModel};
 use crate::projector::Projector;
 use crate::text::Tokenizer;
 use crate::vision::{NoVision, VisionEncoder, VisionTower};
-use crate::vlm::{IGNORED, Layout, Vlm};
+use crate::vlm::{IGNORED, Layout, Original, Part, Vlm, is_original};
 use burn::tensor::Device;
 use serde_json::{Value, json};
 use std::any::TypeId;
@@ -18,6 +20,13 @@ pub type VlmOf<M, V, P> = Vlm<<M as LanguageModel>::Model, <V as VisionEncoder>:
 
 /// The text of the token that stands for an image.
 const IMAGE_TOKEN: &str = "<image>";
+/// What was trained beside a LoRA of LLaVA's original code: the projector, and parts that were not frozen.
+const NON_LORA: &str = "non_lora_trainables.bin";
+/// Rows by which a tokenizer may make the token table grow: tokens are added by the dozen, and one damaged id must not
+/// take the memory of a table that reaches up to it.
+const MOST_NEW_ROWS: usize = 1 << 16;
+/// The field of `config.json` that asks for tokens around each image.
+const START_END: &str = "mm_use_im_start_end";
 /// The padding token that is added to a language model that gets to see.
 const PAD_TOKEN: &str = "<pad>";
 
@@ -26,12 +35,20 @@ const PAD_TOKEN: &str = "<pad>";
 pub struct ModelFolder {
     /// The folder.
     pub dir: PathBuf,
-    /// Its `config.json`.
+    /// Its `config.json`; that of LLaVA's original code in transformers' form.
     pub config: JsonFile,
-    /// Whether a language model stands alone in it.
+    /// Who wrote it, and whether a language model stands alone in it.
     pub layout: Layout,
+    /// What LLaVA's original configuration says of the parts.
+    original: Option<Original>,
     /// The encoder's folder where it is another one.
     tower: Option<(PathBuf, JsonFile)>,
+    /// The file or folder of the projector where it is another one.
+    projector: Option<PathBuf>,
+    /// Whether a configuration asks for tokens around each image.
+    start_end: bool,
+    /// What the user asks for instead.
+    start_end_asked: Option<bool>,
 }
 
 /// A model without its weights, and what turns text and images into its inputs.
@@ -47,6 +64,8 @@ pub struct Opened<M: LanguageModel, V: VisionEncoder, P: Projector> {
     pub processor: Option<ImageProcessor>,
     /// The image token's text and id; `None` without vision.
     pub image_token: Option<(String, u32)>,
+    /// The tokens around images, where the checkpoint had none: their rows are fresh.
+    pub new_tokens: Vec<u32>,
     /// Rows the token table must have after loading.
     vocab_rows: usize,
 }
@@ -59,26 +78,126 @@ impl ModelFolder {
     /// Reads `config.json`.
     ///
     /// # Errors
-    /// [`CheckpointError`] where it is missing or malformed.
-    pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
+    /// [`RecipeError::Structure`] where there is no folder, [`RecipeError::Checkpoint`] where the file is missing or
+    /// malformed.
+    pub fn open(dir: &Path) -> Result<Self, RecipeError> {
+        if !dir.is_dir() {
+            return Err(RecipeError::Structure {
+                dir: dir.to_owned(),
+                problem: "is not a folder".to_owned(),
+                advice: "--model takes a checkpoint's folder, or its id on the Hugging Face hub: owner/name".to_owned(),
+            });
+        }
         let config = JsonFile::read(&dir.join("config.json"))?;
+        let fields = config.fields()?;
+        // The parts are taken out of the file and looked at one by one: what is no object must be refused here.
+        fields.opt_object("text_config")?;
+        fields.opt_object("vision_config")?;
+        let dir = dir.to_owned();
+        if is_original(config.value()) {
+            let (original, config) = Original::read(&config)?;
+            return Ok(Self {
+                dir,
+                config,
+                layout: Layout::Original,
+                start_end: original.start_end,
+                original: Some(original),
+                tower: None,
+                projector: None,
+                start_end_asked: None,
+            });
+        }
+        // A field of the original code, which this library writes into transformers' folders too.
+        let start_end = config.fields()?.bool_or(START_END, false)?;
         let layout = match config.value()["model_type"].as_str() {
             Some("llava") => Layout::Composed,
             _ => Layout::Plain,
         };
-        Ok(Self { dir: dir.to_owned(), config, layout, tower: None })
+        Ok(Self { dir, config, layout, original: None, tower: None, projector: None, start_end, start_end_asked: None })
     }
 
-    /// Whether the model was put together from a language model's folder and an encoder's.
+    /// Makes a language model's folder the base of an adapter of LLaVA's original code, whose own folder says what stands
+    /// around the language model and holds the projector.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] where the adapter's `config.json` is malformed.
+    pub fn beside(mut self, adapter: &Path) -> Result<Self, CheckpointError> {
+        let path = adapter.join("config.json");
+        let files = ["mm_projector.safetensors", "mm_projector.bin", NON_LORA];
+        let projector = files.iter().map(|file| adapter.join(file)).find(|file| file.is_file());
+        if self.layout != Layout::Plain || !path.is_file() {
+            if let Some(projector) = projector {
+                self.use_projector(projector)?;
+            }
+            return Ok(self);
+        }
+        let config = JsonFile::read(&path)?;
+        if !is_original(config.value()) {
+            return Ok(self);
+        }
+        let (original, translated) = Original::read(&config)?;
+        let mut root = translated.value().clone();
+        // The base's own shape, which its weights have.
+        root["text_config"] = self.config.value().clone();
+        self.config = JsonFile::from_value(self.config.path(), root);
+        self.layout = Layout::Original;
+        self.start_end = original.start_end;
+        self.original = Some(original);
+        self.projector = projector;
+        Ok(self)
+    }
+
+    /// Whether the model was put together from several folders, so that none of them alone is its base.
     pub fn is_assembled(&self) -> bool {
-        self.tower.is_some()
+        self.projector.is_some() || (self.layout == Layout::Plain && self.tower.is_some())
+    }
+
+    /// Takes the vision tower of an original folder from elsewhere than its configuration says.
+    ///
+    /// # Errors
+    /// [`RecipeError::Checkpoint`] where there is no tower.
+    pub fn with_tower(mut self, dir: &Path) -> Result<Self, RecipeError> {
+        self.tower = Some((dir.to_owned(), JsonFile::read(&dir.join("config.json"))?));
+        Ok(self)
+    }
+
+    /// The folder that holds the encoder.
+    pub(super) fn tower_dir(&self) -> PathBuf {
+        self.tower.as_ref().map_or_else(|| self.dir.clone(), |(dir, _)| dir.clone())
+    }
+
+    /// Puts each image between start and end tokens, or does not, whatever the folder says; `None` leaves it to the folder.
+    pub fn with_start_end(mut self, asked: Option<bool>) -> Self {
+        self.start_end_asked = asked;
+        self
+    }
+
+    /// Whether each image stands between start and end tokens.
+    pub fn start_end(&self) -> bool {
+        self.start_end_asked.unwrap_or(self.start_end)
+    }
+
+    /// Takes the projector from elsewhere, and with it what the configuration beside it says of tokens around images.
+    fn use_projector(&mut self, path: PathBuf) -> Result<(), CheckpointError> {
+        let folder = if path.is_dir() { Some(path.as_path()) } else { path.parent() };
+        let config = folder.map(|folder| folder.join("config.json")).filter(|config| config.is_file());
+        if let Some(config) = config {
+            self.start_end |= JsonFile::read(&config)?.fields()?.bool_or(START_END, false)?;
+        }
+        self.projector = Some(path);
+        Ok(())
+    }
+
+    /// Linear layers of the projector of an original folder.
+    pub(super) fn original_projector_depth(&self) -> Option<usize> {
+        self.original.as_ref().map(|original| original.projector_depth)
     }
 
     /// `text_config` of a LLaVA folder, the whole file otherwise.
     fn text_config(&self) -> JsonFile {
         match self.layout {
             Layout::Plain => self.config.clone(),
-            Layout::Composed => {
+            Layout::Composed | Layout::Original => {
                 let mut text = self.config.value()["text_config"].clone();
                 if text.is_null() {
                     text = json!({});
@@ -118,16 +237,22 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
     /// # Errors
     /// [`RecipeError`] where the folder does not fit the recipe's types, saying which types would.
     pub fn new(dir: &Path, model: &M, vision: &V, projector: &P, device: &Device) -> Result<Self, RecipeError> {
-        if !dir.is_dir() {
-            return Err(RecipeError::Structure {
-                dir: dir.to_owned(),
-                problem: "is not a folder".to_owned(),
-                advice: "--model takes a checkpoint's folder; `hf download NAME --local-dir DIR` fetches one"
-                    .to_owned(),
-            });
-        }
-        let mut folder = ModelFolder::open(dir)?;
+        Self::of(ModelFolder::open(dir)?, model, vision, projector, device)
+    }
+
+    /// As [`new`](Self::new), for a folder that is open.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of(
+        mut folder: ModelFolder,
+        model: &M,
+        vision: &V,
+        projector: &P,
+        device: &Device,
+    ) -> Result<Self, RecipeError> {
         folder.check_composition::<V>(vision)?;
+        folder.take_projector(projector)?;
         refuse_projector(&folder.config.fields()?)?;
         let text = folder.text_config();
         check_type::<M>(&text.fields()?)?;
@@ -138,18 +263,41 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
         }
         let tower = vision.build(&vision_config.fields()?, &folder.config.fields()?, device)?;
         let head = projector.build(tower.width(), language_model.hidden_size(), device)?;
-        let mut tokenizer = Tokenizer::from_dir(dir)?;
+        if let Some(width) = folder.original.as_ref().and_then(|o| o.mm_hidden_size).filter(|w| *w != tower.width()) {
+            return Err(RecipeError::Structure {
+                dir: folder.dir.clone(),
+                problem: format!(
+                    "has mm_hidden_size {width}, but the tower yields features of width {}",
+                    tower.width()
+                ),
+                advice: "give the tower it was trained with: --set vision.from=DIR".to_owned(),
+            });
+        }
+        let mut tokenizer = Tokenizer::from_dir(&folder.dir)?;
         let image_token = match has_vision::<V>() {
             true => Some(folder.image_token(&mut tokenizer)?),
             false => None,
         };
+        let new_tokens = match has_vision::<V>() && folder.start_end() {
+            true => start_end::add(&mut tokenizer)?,
+            false => Vec::new(),
+        };
         let processor = folder.processor::<V>(&tower)?;
-        let vocab_rows = language_model.vocab_size().max(tokenizer.vocab_size());
+        let (rows, ids) = (language_model.vocab_size(), tokenizer.vocab_size());
+        if ids > rows + MOST_NEW_ROWS {
+            return Err(RecipeError::Structure {
+                dir: folder.dir.clone(),
+                problem: format!("has a tokenizer with ids up to {}, but its model knows {rows} tokens", ids - 1),
+                advice: "take the tokenizer and the model of one checkpoint".to_owned(),
+            });
+        }
+        let vocab_rows = rows.max(ids);
         Ok(Self {
             model: Vlm { vision_tower: tower, multi_modal_projector: head, language_model },
             tokenizer,
             processor,
             image_token,
+            new_tokens,
             vocab_rows,
             folder,
         })
@@ -165,36 +313,58 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
         narrow: &dyn Fn(&str) -> bool,
         device: &Device,
     ) -> Result<Loaded<M, V, P>, RecipeError> {
-        let Self { folder, model, tokenizer, processor, image_token, vocab_rows } = self;
+        let Self { folder, model, tokenizer, processor, image_token, new_tokens, vocab_rows } = self;
         let shards = Shards::open(&folder.dir)?;
         let layout = folder.layout;
-        if layout == Layout::Composed {
-            let keys: Vec<String> = shards
-                .names()
-                .filter_map(|n| n.split_once("multi_modal_projector.").map(|(_, key)| key.to_owned()))
-                .collect();
-            projector.check_keys(&keys)?;
+        match (layout, folder.original_projector_depth()) {
+            (Layout::Composed, _) if folder.projector.is_none() => {
+                let key = |name: &str| name.split_once("multi_modal_projector.").map(|(_, key)| key.to_owned());
+                let keys: Vec<String> = shards.names().filter_map(key).collect();
+                projector.check_keys(&keys)?;
+            }
+            (_, Some(depth)) => {
+                let keys: Vec<String> = (1..=depth).map(|i| format!("linear_{i}.weight")).collect();
+                projector.check_keys(&keys)?;
+            }
+            _ => {}
         }
+        let tower_inside = match layout {
+            Layout::Plain => false,
+            Layout::Composed => true,
+            Layout::Original => shards.names().any(|name| name.starts_with("model.vision_tower.")),
+        };
         let rules = model.renaming(layout);
         let pairs = rules.pairs();
         let mut ignore: Vec<&str> = IGNORED.to_vec();
         if folder.text_config().value()["tie_word_embeddings"] == true {
             ignore.extend(["lm_head.weight", "language_model.lm_head.weight"]);
         }
-        let key = |name: &str| match layout {
-            Layout::Composed => model.file_key(name, layout),
-            // The tower and the projector come from elsewhere.
-            Layout::Plain if !name.starts_with("language_model.") => None,
-            Layout::Plain => model.file_key(name, layout),
+        if folder.projector.is_some() {
+            ignore.extend(["multi_modal_projector.*", "model.mm_projector.*"]);
+        }
+        let key = |name: &str| match Part::of(name) {
+            Part::VisionTower if !tower_inside => None,
+            Part::Projector if layout == Layout::Plain || folder.projector.is_some() => None,
+            _ => model.file_key(name, layout),
         };
         let names = bridge::FileNames { key: &key, rename: Rename(&pairs), ignore: &ignore };
         let mut loaded = bridge::load(model.clone(), &shards, &names, narrow, device)?;
-        if let Some((dir, _)) = &folder.tower {
+        if let (Some((dir, _)), false) = (&folder.tower, tower_inside) {
             loaded.vision_tower = load_tower(loaded.vision_tower, dir, narrow, device)?;
+        }
+        if let Some(path) = &folder.projector {
+            loaded = load_projector(loaded, path, narrow, device)?;
         }
         let rows = loaded.language_model.vocab_size().max(vocab_rows);
         loaded.language_model = loaded.language_model.grow_vocabulary(rows);
-        Ok(Loaded { folder, model: loaded, tokenizer, processor, image_token })
+        if let Some(path) = &folder.projector {
+            start_end::refuse_rows_without_tokens(path, folder.start_end())?;
+        }
+        if !new_tokens.is_empty() {
+            let table = loaded.language_model.token_table_mut();
+            start_end::fill(table, &new_tokens, folder.projector.as_deref(), device)?;
+        }
+        Ok(Loaded { folder, model: loaded, tokenizer, processor, image_token, new_tokens })
     }
 }
 
@@ -211,24 +381,8 @@ pub struct Loaded<M: LanguageModel, V: VisionEncoder, P: Projector> {
     pub processor: Option<ImageProcessor>,
     /// The image token's text and id; `None` without vision.
     pub image_token: Option<(String, u32)>,
-}
-
-fn load_tower<T: VisionTower>(
-    tower: T,
-    dir: &Path,
-    narrow: &dyn Fn(&str) -> bool,
-    device: &Device,
-) -> Result<T, RecipeError> {
-    let shards = Shards::open(dir)?;
-    let inner = tower.file_key("");
-    // A whole CLIP prefixes its image half; the tower saved alone may not.
-    let prefixed = shards.names().any(|name| !inner.is_empty() && name.starts_with(&inner));
-    let rules: Vec<(&str, &str)> = if prefixed { Vec::new() } else { vec![("", inner.as_str())] };
-    let ignore: Vec<&str> = IGNORED.iter().chain(T::BESIDE).copied().collect();
-    let key = |name: &str| Some(tower.file_key(name));
-    let names = bridge::FileNames { key: &key, rename: Rename(&rules), ignore: &ignore };
-    let narrow = |name: &str| narrow(&format!("vision_tower.{name}"));
-    Ok(bridge::load(tower.clone(), &shards, &names, &narrow, device)?)
+    /// The tokens around images, where the checkpoint had none: no folder but this model's own has their rows.
+    pub new_tokens: Vec<u32>,
 }
 
 impl ModelFolder {
@@ -236,7 +390,7 @@ impl ModelFolder {
     fn check_composition<V: VisionEncoder>(&mut self, vision: &V) -> Result<(), RecipeError> {
         let from = vision.source();
         match (self.layout, has_vision::<V>(), from) {
-            (Layout::Composed, false, _) => Err(RecipeError::Structure {
+            (Layout::Composed | Layout::Original, false, _) => Err(RecipeError::Structure {
                 dir: self.dir.clone(),
                 problem: "is a LLaVA model, but the recipe has no `vision` slot".to_owned(),
                 advice: "write `vision: Clip, projector: Mlp2xGelu` in the recipe".to_owned(),
@@ -251,13 +405,36 @@ impl ModelFolder {
                 problem: format!("has a vision tower of its own, but vision.from is {}", path.display()),
                 advice: "leave vision.from out".to_owned(),
             }),
-            (Layout::Plain, true, Some(path)) => {
+            // Already chosen.
+            (_, true, None) if self.tower.is_some() => Ok(()),
+            (Layout::Plain | Layout::Original, true, from) => {
+                let path = match (from, &self.original) {
+                    (Some(path), _) => fetch::folder(&path, Wanted::Model)?,
+                    (None, Some(original)) => tower_folder(&self.dir, &original.vision_tower)?,
+                    (None, None) => return Ok(()),
+                };
                 let config = JsonFile::read(&path.join("config.json"))?;
                 self.tower = Some((path, config));
                 Ok(())
             }
             _ => Ok(()),
         }
+    }
+
+    /// A projector from elsewhere takes the place of the folder's own.
+    fn take_projector(&mut self, projector: &impl Projector) -> Result<(), RecipeError> {
+        // Of two, the one that the user names.
+        let Some(path) = projector.source() else { return Ok(()) };
+        if !path.exists() {
+            return Err(RecipeError::Structure {
+                dir: path,
+                problem: "is not there".to_owned(),
+                advice: "projector.from takes a file such as mm_projector.bin, or the folder of a run or a checkpoint"
+                    .to_owned(),
+            });
+        }
+        self.use_projector(path)?;
+        Ok(())
     }
 
     fn image_token(&self, tokenizer: &mut Tokenizer) -> Result<(String, u32), RecipeError> {
@@ -289,7 +466,10 @@ impl ModelFolder {
         let dir = self.tower.as_ref().map_or(self.dir.as_path(), |(dir, _)| dir.as_path());
         let there = ["preprocessor_config.json", "processor_config.json"].iter().any(|f| dir.join(f).is_file());
         let (height, width) = tower.image_size();
-        let processor = if there { ImageProcessor::from_dir(dir)? } else { ImageProcessor::clip(height) };
+        let mut processor = if there { ImageProcessor::from_dir(dir)? } else { ImageProcessor::clip(height) };
+        if let Some(original) = &self.original {
+            processor.aspect_ratio = if original.pad { AspectRatio::Pad } else { AspectRatio::Crop };
+        }
         let yields = processor.crop_size();
         if yields != (height, width) {
             return Err(RecipeError::Structure {
@@ -328,7 +508,7 @@ impl ModelFolder {
             return text;
         };
         let mut root = match self.layout {
-            Layout::Composed => self.config.value().clone(),
+            Layout::Composed | Layout::Original => self.config.value().clone(),
             Layout::Plain => json!({
                 "architectures": ["LlavaForConditionalGeneration"],
                 "model_type": "llava",
@@ -356,6 +536,9 @@ impl ModelFolder {
         root["torch_dtype"] = "float32".into();
         for (key, value) in tower.root_config() {
             root[key] = value;
+        }
+        if self.start_end() || !root[START_END].is_null() {
+            root[START_END] = self.start_end().into();
         }
         root
     }

@@ -5,9 +5,11 @@ mod cli;
 mod configure;
 mod error;
 mod experiment;
+mod fetch;
 mod folder;
 pub mod made;
 mod making;
+mod parts;
 mod preflight;
 mod prepare;
 mod report;
@@ -15,6 +17,7 @@ mod run;
 mod run_folder;
 mod save;
 mod slots;
+mod start_end;
 pub mod tools;
 mod zoo;
 
@@ -23,7 +26,7 @@ pub use error::RecipeError;
 pub use experiment::{Experiment, ExperimentBuilder, Parts};
 pub use folder::{Loaded, ModelFolder, Opened, VlmOf};
 pub use run::{Finished, describe, exit};
-pub use save::{Saved, merge, save_adapter, save_final, save_model};
+pub use save::{Saved, Shape, WeightType, merge, save_adapter, save_final, save_model, save_original};
 #[doc(hidden)]
 pub use slots::refused;
 pub use slots::{
@@ -36,6 +39,9 @@ crate::component! {
     pub struct ImageSettings, ImageSettingsBuilder {
         /// `crop` the centre or `pad` to a square; left open, what the checkpoint says. LLaVA's `square` is `crop`.
         pub aspect_ratio: Option<String> = None => crate::settings::Kind::choice(&["crop", "square", "pad"]).or_none(),
+        /// Whether each image stands between the tokens `<im_start>` and `<im_end>`, whose rows are trained (LLaVA's
+        /// `mm_use_im_start_end`); left open, what the checkpoint says.
+        pub start_end: Option<bool> = None => crate::settings::Kind::bool().or_none(),
     }
 }
 

@@ -2,7 +2,7 @@
 //! checked.
 
 use super::configure::Configured;
-use super::folder::Opened;
+use super::folder::{ModelFolder, Opened};
 use super::run_folder::Inputs;
 use super::{Arguments, RecipeError, making, preflight, tools};
 use crate::adapters::Adapter;
@@ -14,9 +14,9 @@ use crate::models::{CausalLm, LanguageModel};
 use crate::objectives::Objective;
 use crate::projector::Projector;
 use crate::text::check_end_of_turn;
-use crate::trainer::{EvalData, Part, Plan, Train, TrainData};
+use crate::trainer::{EvalData, Plan, Train, TrainData};
 use crate::vision::VisionEncoder;
-use crate::vlm::{Layout, Vlm};
+use crate::vlm::{Layout, Part, Vlm};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde_json::json;
@@ -55,6 +55,8 @@ pub(super) struct Preparation<'a, M, A, V, P, O, D> {
     pub name: &'a str,
     pub arguments: &'a Arguments,
     pub settings: &'a Configured<M, A, V, P, O, D>,
+    /// Whether the model is one of the hub.
+    pub remote: bool,
     pub chosen: &'a Chosen,
 }
 
@@ -83,7 +85,7 @@ where
             let (dataset, _, found) = self.check("held-out data", &places.eval, &places, &encoder)?;
             notes.extend(found);
             let stop = Stop {
-                end_tokens: tools::end_tokens(&opened.folder.dir, &encoder.tokenizer),
+                end_tokens: tools::end_tokens(&opened.folder.dir, &encoder),
                 max_new_tokens: train.max_new_tokens,
             };
             let batch_size = train.per_device_eval_batch_size;
@@ -107,7 +109,10 @@ where
         let places = self.places(scratch.path())?;
         let (opened, encoder) = self.open(&places)?;
         // Names, shapes and lengths stand in the headers; the adapter's targets in the model's own structure.
-        Shards::open(&opened.folder.dir)?;
+        // A model of the hub was fetched without its weights.
+        if !self.remote {
+            Shards::open(&opened.folder.dir)?;
+        }
         if self.arguments.adapter.is_none() {
             let mut rng = ChaCha8Rng::seed_from_u64(self.settings.train.seed);
             let prefix = module_prefix::<M, V, P>(opened.processor.is_some());
@@ -170,12 +175,19 @@ where
         let settings = self.settings;
         let device = self.chosen.device.clone().autodiff();
         device.seed(settings.train.seed);
-        let mut opened = Opened::new(&places.model, &settings.model, &settings.vision, &settings.projector, &device)?;
+        let folder = ModelFolder::open(&places.model)?;
+        let folder = match &self.arguments.adapter {
+            Some(adapter) => folder.beside(adapter)?,
+            None => folder,
+        };
+        let folder = folder.with_start_end(settings.image.start_end);
+        let mut opened = Opened::of(folder, &settings.model, &settings.vision, &settings.projector, &device)?;
         if let Some(processor) = &mut opened.processor {
             settings.image.apply(processor);
         }
         let image_token = opened.image_token.as_ref().map(|(text, _)| text.as_str());
-        let template = tools::template(settings.reading.template.as_deref(), &opened.tokenizer, image_token)?;
+        let name = settings.reading.template.as_deref();
+        let template = tools::template(&opened.folder, name, &opened.tokenizer, image_token)?;
         check_end_of_turn(&template, &opened.tokenizer)?;
         let encoder = Encoder {
             tokenizer: opened.tokenizer.clone(),

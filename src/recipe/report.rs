@@ -8,6 +8,7 @@ use crate::settings::Resolved;
 use crate::text::{Part, Role};
 use crate::trainer::report::{Report, SamplePicture, Setting, render};
 use crate::trainer::state::Counters;
+use crate::trainer::track::{Sample, Tracker, Trackers};
 use crate::trainer::{Answer, EvalData, Images, Policy, answer};
 use burn::tensor::Device;
 use serde_json::{Map, Value, json};
@@ -64,6 +65,27 @@ impl<D: DataKind> Samples<D> {
     pub fn answers<P: Policy>(&self, model: &P, device: &Device) -> Result<Vec<Answer>, RecipeError> {
         let Some(data) = &self.data else { return Ok(Vec::new()) };
         Ok(answer(&model.valid(), data, &self.indices, Images::Own, device)?)
+    }
+
+    /// The answers for the trackers, in the report's order.
+    ///
+    /// # Errors
+    /// [`RecipeError::Checkpoint`] where a log cannot be written.
+    pub fn track(&self, trackers: &mut Trackers, step: usize, answers: &[Answer]) -> Result<(), RecipeError> {
+        if trackers.is_empty() {
+            return Ok(());
+        }
+        let pictures = self.pictures(answers, &[]);
+        let samples: Vec<Sample<'_>> = pictures
+            .iter()
+            .map(|picture| Sample {
+                images: &picture.images,
+                question: &picture.question,
+                expected: &picture.expected,
+                generated: picture.before.as_deref().unwrap_or_default(),
+            })
+            .collect();
+        Ok(trackers.samples(step, &samples)?)
     }
 
     fn pictures(&self, before: &[Answer], after: &[Answer]) -> Vec<SamplePicture> {
@@ -128,6 +150,21 @@ fn picture(path: &Path) -> Option<(String, Vec<u8>)> {
     Some((kind.to_owned(), bytes))
 }
 
+/// The settings as pages and trackers show them.
+pub fn table(resolved: &Resolved) -> Vec<Setting> {
+    let row = |s: &crate::settings::Setting| Setting {
+        key: s.key.clone(),
+        value: s.value.to_string(),
+        origin: s.origin.to_string(),
+    };
+    resolved.settings().iter().map(row).collect()
+}
+
+/// How this process was called.
+pub fn command() -> String {
+    std::env::args().collect::<Vec<_>>().join(" ")
+}
+
 /// What the page is made of.
 pub struct Page<'a> {
     /// The recipe.
@@ -162,17 +199,12 @@ impl Page<'_> {
     ) -> Result<(), RecipeError> {
         let report = Report {
             title: self.name.to_owned(),
-            command: std::env::args().collect::<Vec<_>>().join(" "),
+            command: command(),
             started: time(self.started),
             ended: time(SystemTime::now()),
             device: format!("{} ({})", self.chosen.name, self.chosen.reason),
             summary: self.summary(),
-            settings: self
-                .resolved
-                .settings()
-                .iter()
-                .map(|s| Setting { key: s.key.clone(), value: s.value.to_string(), origin: s.origin.to_string() })
-                .collect(),
+            settings: table(self.resolved),
             metrics: self.metrics.to_vec(),
             samples: samples.pictures(before, after),
             dropped: self.dropped(),

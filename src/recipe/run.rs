@@ -5,24 +5,28 @@ use super::experiment::Experiment;
 use super::folder::Loaded;
 use super::prepare::{Preparation, Prepared, module_prefix, trainable};
 use super::run_folder::RunFolder;
-use super::save::{Saved, save_final};
-use super::{Arguments, RecipeError, adapter_file, report};
+use super::save::{Saved, check_savable, save_final};
+use super::{Arguments, RecipeError, adapter_file, fetch, report};
 use crate::adapters::Adapter;
 use crate::data::DataKind;
 use crate::device::{Chosen, choose};
-use crate::models::LanguageModel;
-use crate::nn::{is_flex, params};
+use crate::models::{CausalLm, LanguageModel};
+use crate::nn::{TRAINED_ROWS, is_flex, params};
 use crate::objectives::Objective;
 use crate::projector::Projector;
 use crate::settings::Component;
-use crate::trainer::{Ended, Part, Train, Trainer};
+use crate::trainer::state::counters;
+use crate::trainer::track::{About, Keep, ReportTo, Status, Tracker, Trackers};
+use crate::trainer::{Ended, Train, Trainer};
 use crate::vision::VisionEncoder;
+use crate::vlm::Part;
 use clap::{CommandFactory, FromArgMatches};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
+use std::time::SystemTime;
 
 /// The function that runs an experiment of one type.
 pub(super) type Runner<E> = fn(&E, &Arguments) -> anyhow::Result<Finished>;
@@ -61,6 +65,9 @@ impl<M, A, V, P, O, D, R> Experiment<M, A, V, P, O, D, R> {
     }
 
     /// Runs as a library, with the options of a command line.
+    ///
+    /// The device's random generator belongs to the process: of two experiments that run at the same time in one process,
+    /// neither is reproducible.
     ///
     /// # Errors
     /// A [`RecipeError`], as `anyhow::Error`.
@@ -114,8 +121,10 @@ where
     R: Component,
 {
     let parts = experiment.parts();
-    let settings = Configured::new(parts, arguments)?;
-    Ok(Session { name: &parts.name, arguments, settings }.run()?)
+    let here = fetch::arguments(arguments)?;
+    let settings = Configured::new(parts, &here)?;
+    let remote = arguments.model.as_deref().is_some_and(fetch::is_remote);
+    Ok(Session { name: &parts.name, arguments: &here, settings, remote }.run()?)
 }
 
 /// One invocation, its settings known.
@@ -123,6 +132,8 @@ struct Session<'a, M, A, V, P, O, D> {
     name: &'a str,
     arguments: &'a Arguments,
     settings: Configured<M, A, V, P, O, D>,
+    /// Whether the model is one of the hub.
+    remote: bool,
 }
 
 impl<M, A, V, P, O, D> Session<'_, M, A, V, P, O, D>
@@ -147,7 +158,8 @@ where
                 "train.bf16 is for GPUs: the CPU converts whole operands on every product and is slower with it; leave it out".to_owned(),
             ));
         }
-        let preparation = Preparation { name: self.name, arguments, settings, chosen: &chosen };
+        let (name, remote) = (self.name, self.remote);
+        let preparation = Preparation { name, arguments, settings, remote, chosen: &chosen };
         if arguments.dry_run {
             preparation.dry_run()?;
             return Ok(Finished::Checked);
@@ -175,7 +187,7 @@ where
         folder: RunFolder,
         chosen: Chosen,
     ) -> Result<Finished, RecipeError> {
-        let started = std::time::SystemTime::now();
+        let started = SystemTime::now();
         let device = chosen.device.clone().autodiff();
         let settings = &self.settings;
         let Prepared { opened, data, eval, notes, left_out, .. } = prepared;
@@ -184,13 +196,21 @@ where
             return Ok(Finished::Trained { run: folder.dir().to_owned() });
         }
         let narrow = |name: &str| settings.train.bf16 && !trainable(name, &settings.train);
-        let loaded = opened.load(&settings.projector, &narrow, &device)?;
-        let (loaded, adapter) = self.attach(loaded, &device)?;
+        let loaded = opened.load(&settings.projector, &narrow, &device).and_then(|loaded| self.attach(loaded, &device));
+        let (loaded, adapter) = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                folder.retract();
+                return Err(error);
+            }
+        };
         print_trained(&loaded, &settings.train);
         let interrupt = Arc::new(AtomicBool::new(false));
         on_interrupt(&interrupt);
         let samples = report::Samples::choose(eval.as_ref());
         let before = samples.before(folder.dir(), folder.resume.is_some(), &loaded.model, &chosen.device)?;
+        let mut trackers = self.trackers(&folder, &chosen, started)?;
+        samples.track(&mut trackers, 0, &before)?;
         let trainer = Trainer {
             objective: &settings.objective,
             settings: &settings.train,
@@ -200,9 +220,17 @@ where
             run_dir: folder.dir(),
             interrupt: &interrupt,
         };
-        let Loaded { folder: source, model, tokenizer, processor, image_token } = loaded;
-        let trained = trainer.run(model, folder.resume.as_ref())?;
+        let Loaded { folder: source, model, tokenizer, processor, image_token, new_tokens } = loaded;
+        let trained = match trainer.run(model, folder.resume.as_ref(), &mut trackers) {
+            Ok(trained) => trained,
+            Err(error) => {
+                // The run's own error is the one to report.
+                let _ = trackers.end(0, Status::Failed);
+                return Err(error.into());
+            }
+        };
         if trained.ended == Ended::Interrupted {
+            trackers.end(trained.counters.step, Status::Interrupted)?;
             println!(
                 "interrupted after step {}; to continue, repeat the command with --resume --output {}",
                 trained.counters.step,
@@ -211,8 +239,9 @@ where
             return Ok(Finished::Interrupted { run: folder.dir().to_owned() });
         }
         let loaded: Loaded<M, V, P> =
-            Loaded { folder: source, model: trained.model, tokenizer, processor, image_token };
+            Loaded { folder: source, model: trained.model, tokenizer, processor, image_token, new_tokens };
         let after = samples.answers(&loaded.model, &chosen.device)?;
+        samples.track(&mut trackers, trained.counters.step, &after)?;
         let saved = save_final(&folder.dir().join("final"), &loaded, &adapter)?;
         let page = report::Page {
             name: self.name,
@@ -225,16 +254,34 @@ where
             metrics: &trained.metrics,
         };
         page.write(folder.dir(), &samples, &before, &after)?;
+        trackers.end(trained.counters.step, Status::Finished)?;
         for (reason, n) in &trained.counters.skipped {
             println!("left out {n} times in training: {reason}");
         }
         let kind = match saved {
             Saved::Adapter => "adapter",
             Saved::Model => "model",
+            Saved::Projector => "projector",
         };
         println!("{kind}: {}", folder.dir().join("final").display());
         println!("report: {}", folder.dir().join("report.html").display());
         Ok(Finished::Trained { run: folder.dir().to_owned() })
+    }
+
+    /// The logs that the user wants besides `metrics.jsonl`.
+    fn trackers(&self, folder: &RunFolder, chosen: &Chosen, started: SystemTime) -> Result<Trackers, RecipeError> {
+        let wanted =
+            ReportTo::parse(&self.settings.train.report_to).map_err(|error| RecipeError::Usage(error.to_string()))?;
+        let keep = folder.resume.as_ref().map(|found| counters(found).map(|c| Keep::of(&c))).transpose()?;
+        let name = folder.dir().file_name().map_or(self.name.to_owned(), |name| name.to_string_lossy().into_owned());
+        let about = About {
+            name: &name,
+            command: &report::command(),
+            device: &chosen.name,
+            started,
+            settings: &report::table(&self.settings.resolved),
+        };
+        Ok(Trackers::open(folder.dir(), &wanted, &about, keep)?)
     }
 
     /// Puts the adapter on the model, fresh or from a folder, and sets what is trained.
@@ -254,7 +301,12 @@ where
                 loaded.model.language_model = adapter.attach(model, prefix, &mut rng, device)?;
             }
         }
+        // A language model that is trained whole trains these rows with all others.
+        if !loaded.new_tokens.is_empty() && !settings.train.language_model.unwrap_or(false) {
+            loaded.model.language_model.token_table_mut().train_rows(&loaded.new_tokens);
+        }
         loaded.model = params::set_trainable(loaded.model, |name| trainable(name, &settings.train));
+        check_savable(&loaded)?;
         Ok((loaded, adapter))
     }
 }
@@ -265,14 +317,15 @@ fn print_trained<M: LanguageModel, V: VisionEncoder, P: Projector>(loaded: &Load
     for (label, part) in
         [("vision tower", Part::VisionTower), ("projector", Part::Projector), ("language model", Part::LanguageModel)]
     {
-        let of = |adapter: bool| {
+        let of = |kind: &str| {
             all.iter()
-                .filter(|p| Part::of(&p.name) == part && p.name.contains(".adapter.") == adapter)
+                .filter(|p| Part::of(&p.name) == part && kind_of(&p.name) == kind)
                 .filter(|p| trainable(&p.name, train))
                 .map(|p| p.len())
                 .sum::<usize>()
         };
-        for (label, n) in [(label.to_owned(), of(false)), (format!("{label}'s adapter"), of(true))] {
+        for (label, n) in ["", "'s adapter", "'s start and end tokens"].map(|kind| (format!("{label}{kind}"), of(kind)))
+        {
             if n > 0 {
                 let rate = part.learning_rate(train);
                 parts.push(format!("{label} {n} (learning rate {rate:e})"));
@@ -284,17 +337,37 @@ fn print_trained<M: LanguageModel, V: VisionEncoder, P: Projector>(loaded: &Load
     println!("parameters: {total}; trained: {parts}");
 }
 
+/// What is said of a parameter beside the name of its part.
+fn kind_of(parameter: &str) -> &'static str {
+    if parameter.ends_with(TRAINED_ROWS) {
+        "'s start and end tokens"
+    } else if parameter.contains(".adapter.") {
+        "'s adapter"
+    } else {
+        ""
+    }
+}
+
 /// The first Ctrl-C finishes the step; a second one ends the process at once.
+///
+/// A process has one handler; it speaks to the experiment that began last.
 fn on_interrupt(flag: &Arc<AtomicBool>) {
-    let flag = flag.clone();
+    static CURRENT: Mutex<Weak<AtomicBool>> = Mutex::new(Weak::new());
+    static HANDLER: Once = Once::new();
+    let current = || CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
+    *current() = Arc::downgrade(flag);
     let handler = move || {
-        if flag.swap(true, Ordering::Relaxed) {
+        // None is left where no experiment is running any more.
+        let running = current().upgrade();
+        if running.is_none_or(|flag| flag.swap(true, Ordering::Relaxed)) {
             std::process::exit(130);
         }
         eprintln!("interrupted: finishing the step and writing a checkpoint; once more to stop at once");
     };
-    // A second experiment in one process keeps the first one's handler, which is the only way this can fail.
-    if let Err(error) = ctrlc::set_handler(handler) {
-        eprintln!("Ctrl-C will not write a checkpoint: {error}");
-    }
+    HANDLER.call_once(|| {
+        // It fails where the program that uses this library has a handler of its own.
+        if let Err(error) = ctrlc::set_handler(handler) {
+            eprintln!("Ctrl-C will not write a checkpoint: {error}");
+        }
+    });
 }

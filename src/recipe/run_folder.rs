@@ -93,6 +93,16 @@ impl RunFolder {
         }
     }
 
+    /// As [`abandon`](Self::abandon) for a run that was recorded and whose weights were then refused.
+    pub fn retract(self) {
+        if self.resume.is_none() {
+            for file in [CONFIG, RUN] {
+                let _ = std::fs::remove_file(self.dir().join(file));
+            }
+        }
+        self.abandon();
+    }
+
     /// Whether `final/` is there, which is written last.
     pub fn is_finished(&self) -> bool {
         self.resume.is_some() && self.dir().join("final").is_dir() && self.dir().join("report.html").is_file()

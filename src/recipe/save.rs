@@ -1,15 +1,17 @@
 //! `final/`: what training leaves, in Hugging Face's and PEFT's layouts.
 
 use super::folder::Loaded;
-use crate::adapters::{Adapter, PeftContext};
-use crate::checkpoint::{CheckpointError, DirWriter, HostTensor, Manifest, Pending, bridge, write_model};
+use crate::adapters::{Adapter, AdapterError, PeftContext};
+use crate::checkpoint::{
+    CheckpointError, DirWriter, Dtype, HostTensor, JsonFile, Manifest, Pending, Shards, bridge, write_model,
+};
+use crate::image::AspectRatio;
 use crate::models::{CausalLm, LanguageModel};
-use crate::nn::Linear;
-use crate::nn::params;
+use crate::nn::{AdapterSlot, Linear, TRAINED_ROWS, params};
 use crate::projector::Projector;
 use crate::text::TextError;
 use crate::vision::{VisionEncoder, VisionTower};
-use crate::vlm::{Layout, Vlm};
+use crate::vlm::{Layout, Original, Part, Vlm, to_original};
 use burn::module::{Param, ParamId};
 use burn::tensor::Tensor;
 use serde_json::{Value, json};
@@ -17,8 +19,85 @@ use std::path::Path;
 
 use super::RecipeError;
 
-/// Shards are cut at this size, as Hugging Face's default has it since transformers 5.
-const SHARD_BYTES: u64 = 50_000_000_000;
+/// How weights are written.
+#[derive(Clone, Copy, Debug, PartialEq, clap::Args)]
+pub struct Shape {
+    /// Largest weight file; more are written where the weights are larger (5GB, 500MB; GiB and MiB too)
+    #[arg(long, value_name = "SIZE", default_value = "50GB", value_parser = parse_size)]
+    pub max_shard_size: u64,
+    /// Element type; left out, that of the checkpoint's own weights
+    #[arg(long, value_name = "TYPE")]
+    pub dtype: Option<WeightType>,
+}
+
+/// Element types of weights in files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum WeightType {
+    /// IEEE single precision.
+    Float32,
+    /// IEEE half precision: 11 bits of precision, at most 65504.
+    Float16,
+    /// The upper half of single precision.
+    Bfloat16,
+}
+
+impl Shape {
+    /// As training leaves a model: in f32, files of at most 50 GB as Hugging Face's default has it since transformers 5.
+    pub const TRAINED: Self = Self { max_shard_size: 50_000_000_000, dtype: Some(WeightType::Float32) };
+
+    /// With the element type of a folder's weights where none is asked for.
+    fn like(self, folder: &Path) -> Result<(u64, WeightType), CheckpointError> {
+        let dtype = match self.dtype {
+            Some(dtype) => dtype,
+            None => WeightType::of(Shards::open(folder)?.iter().next().map(|view| view.dtype)),
+        };
+        Ok((self.max_shard_size, dtype))
+    }
+}
+
+impl WeightType {
+    fn of(dtype: Option<Dtype>) -> Self {
+        match dtype {
+            Some(Dtype::F16) => Self::Float16,
+            Some(Dtype::BF16) => Self::Bfloat16,
+            _ => Self::Float32,
+        }
+    }
+
+    fn dtype(self) -> Dtype {
+        match self {
+            Self::Float32 => Dtype::F32,
+            Self::Float16 => Dtype::F16,
+            Self::Bfloat16 => Dtype::BF16,
+        }
+    }
+
+    /// PyTorch's name, as `config.json` has it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Float16 => "float16",
+            Self::Bfloat16 => "bfloat16",
+        }
+    }
+}
+
+/// `5GB`, `500MB`, `1GiB` or a plain number of bytes.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 1,
+        "KB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KIB" => 1 << 10,
+        "MIB" => 1 << 20,
+        "GIB" => 1 << 30,
+        _ => return Err("write a number of bytes, or one with KB, MB, GB, KiB, MiB or GiB".to_owned()),
+    };
+    let size = digits.trim().parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).filter(|n| *n > 0);
+    size.ok_or_else(|| "write a number above 0, for example 5GB".to_owned())
+}
 
 /// What `final/` holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,10 +106,12 @@ pub enum Saved {
     Model,
     /// An adapter, and the projector where it was trained.
     Adapter,
+    /// The projector alone, as LLaVA's first stage leaves it.
+    Projector,
 }
 
-/// Writes `dir`: an adapter where nothing but it and the projector of a saved model was trained, else the whole model
-/// with the adapter merged into it.
+/// Writes `dir`: the projector where nothing else was trained, an adapter where nothing but it and the projector of a saved
+/// model was, else the whole model with the adapter merged into it.
 ///
 /// # Errors
 /// [`RecipeError::Checkpoint`] where the folder cannot be written.
@@ -39,18 +120,58 @@ pub fn save_final<M: LanguageModel, A: Adapter, V: VisionEncoder, P: Projector>(
     loaded: &Loaded<M, V, P>,
     adapter: &A,
 ) -> Result<Saved, RecipeError> {
-    let trained = params::list_trainable(&loaded.model);
-    let beside = |name: &str| name.contains(".adapter.") || name.starts_with("multi_modal_projector.");
-    let has_adapter = trained.iter().any(|p| p.name.contains(".adapter."));
-    // An adapter needs a base that a file holds; a model put together from parts is in none.
-    let has_base = !loaded.folder.is_assembled();
-    if has_base && has_adapter && trained.iter().all(|p| beside(&p.name)) {
-        save_adapter(dir, loaded, adapter)?;
-        Ok(Saved::Adapter)
-    } else {
-        save_model(dir, loaded)?;
-        Ok(Saved::Model)
+    let saved = Saved::of(loaded);
+    match saved {
+        Saved::Projector => save_projector(dir, loaded)?,
+        Saved::Adapter => save_adapter(dir, loaded, adapter)?,
+        Saved::Model => save_model(dir, loaded, Shape::TRAINED)?,
     }
+    Ok(saved)
+}
+
+impl Saved {
+    /// What training will leave, as `loaded` stands before it.
+    fn of<M: LanguageModel, V: VisionEncoder, P: Projector>(loaded: &Loaded<M, V, P>) -> Self {
+        let trained = params::list_trainable(&loaded.model);
+        let beside = |name: &str| name.contains(".adapter.") || name.starts_with("multi_modal_projector.");
+        let rows = |name: &str| name.ends_with(TRAINED_ROWS);
+        let has_adapter = trained.iter().any(|p| p.name.contains(".adapter.") && !rows(&p.name));
+        // An adapter needs a base that a file holds; a model put together from parts is in none, and neither are the rows
+        // of new tokens.
+        let has_base = !loaded.folder.is_assembled() && loaded.new_tokens.is_empty();
+        let projector = |name: &str| Part::of(name) == Part::Projector;
+        if trained.iter().any(|p| projector(&p.name)) && trained.iter().all(|p| projector(&p.name) || rows(&p.name)) {
+            Self::Projector
+        } else if has_base && has_adapter && trained.iter().all(|p| beside(&p.name)) {
+            Self::Adapter
+        } else {
+            Self::Model
+        }
+    }
+}
+
+/// Refuses, before training, an adapter that could not be saved after it: a whole model is saved with the adapter merged.
+///
+/// # Errors
+/// [`AdapterError::NotMergeable`].
+pub fn check_savable<M: LanguageModel, V: VisionEncoder, P: Projector>(
+    loaded: &Loaded<M, V, P>,
+) -> Result<(), AdapterError> {
+    if Saved::of(loaded) != Saved::Model {
+        return Ok(());
+    }
+    let mut model = loaded.model.clone();
+    let mut checked = Ok(());
+    let mut first = true;
+    // One layer speaks for all: they carry the same kind of adapter.
+    model.visit_linears(&mut |path, linear| {
+        let Some(slot) = linear.adapter.as_ref().filter(|_| first) else { return };
+        first = false;
+        if merged(slot, linear).is_none() {
+            checked = Err(AdapterError::NotMergeable { layer: path.to_owned() });
+        }
+    });
+    checked
 }
 
 /// Writes a folder that `from_pretrained` of transformers 4 and 5 loads; adapters are merged.
@@ -60,26 +181,138 @@ pub fn save_final<M: LanguageModel, A: Adapter, V: VisionEncoder, P: Projector>(
 pub fn save_model<M: LanguageModel, V: VisionEncoder, P: Projector>(
     dir: &Path,
     loaded: &Loaded<M, V, P>,
+    shape: Shape,
 ) -> Result<(), RecipeError> {
+    let (shard_bytes, dtype) = shape.like(&loaded.folder.dir)?;
     let mut model = loaded.model.clone();
-    merge(&mut model);
+    merge(&mut model)?;
     let vision = loaded.processor.is_some();
     let layout = if vision { Layout::Composed } else { Layout::Plain };
-    let mut tensors = Vec::new();
-    for (name, tensor) in bridge::to_host(&model, |name, _| !name.contains(".adapter.")) {
-        let keep = vision || name.starts_with("language_model.");
-        if let (true, Some(key)) = (keep, model.file_key(&name, layout)) {
-            tensors.push(Pending::host(key, tensor));
-        }
-    }
+    let wanted = |name: &str| vision || Part::of(name) == Part::LanguageModel;
     let mut folder = DirWriter::create(dir)?;
-    write_model(&mut folder, "model", tensors, Some(SHARD_BYTES))?;
-    folder.write_json("config.json", &config(loaded, &model))?;
+    write_model(&mut folder, "model", tensors(&model, layout, dtype, wanted), Some(shard_bytes))?;
+    folder.write_json("config.json", &typed(config(loaded, &model), dtype))?;
     write_generation_config(&mut folder, loaded)?;
     write_processor(&mut folder, loaded)?;
     loaded.tokenizer.save(folder.path()).map_err(RecipeError::Text)?;
     folder.commit(Manifest::Omitted)?;
     Ok(())
+}
+
+/// The weights that `wanted` picks, under a layout's names. Values are cast only when they are written.
+fn tensors<'a, L: CausalLm, T: VisionTower, P: crate::projector::ProjectorModel>(
+    model: &Vlm<L, T, P>,
+    layout: Layout,
+    dtype: WeightType,
+    wanted: impl Fn(&str) -> bool,
+) -> Vec<Pending<'a>> {
+    let all = bridge::to_host(model, |name, _| !name.contains(".adapter.") && wanted(name));
+    let named = all.into_iter().filter_map(|(name, tensor)| {
+        let tensor = match dtype {
+            WeightType::Float32 => tensor,
+            narrow => tensor.cast(narrow.dtype()).unwrap_or(tensor),
+        };
+        Some(Pending::host(model.file_key(&name, layout)?, tensor))
+    });
+    named.collect()
+}
+
+/// Both names of the element type: transformers 4 reads `torch_dtype`, 5 `dtype`.
+fn typed(mut config: Value, dtype: WeightType) -> Value {
+    config["dtype"] = dtype.name().into();
+    config["torch_dtype"] = dtype.name().into();
+    config
+}
+
+/// Writes a folder that LLaVA's original code loads: one flat `config.json`, the projector below `model.mm_projector.`, and
+/// the vision tower in a folder of its own, `vision_tower/`, which the configuration names.
+///
+/// # Errors
+/// [`RecipeError::Checkpoint`] where the folder cannot be written, or the model is of a family that the original code has
+/// no class for.
+pub fn save_original<M: LanguageModel, V: VisionEncoder, P: Projector>(
+    dir: &Path,
+    loaded: &Loaded<M, V, P>,
+    shape: Shape,
+) -> Result<(), RecipeError> {
+    const TOWER: &str = "vision_tower";
+    let (shard_bytes, dtype) = shape.like(&loaded.folder.dir)?;
+    let mut model = loaded.model.clone();
+    merge(&mut model)?;
+    let root = JsonFile::from_value(loaded.folder.config.path(), config(loaded, &model));
+    let processor = loaded.processor.as_ref();
+    let parts = Original { vision_tower: TOWER.to_owned(), ..original_parts(loaded) };
+    let flat = to_original(&root.fields()?, &parts)?;
+    let mut folder = DirWriter::create(dir)?;
+    let beside = |name: &str| Part::of(name) != Part::VisionTower;
+    write_model(&mut folder, "model", tensors(&model, Layout::Original, dtype, beside), Some(shard_bytes))?;
+    folder.write_json("config.json", &typed(flat, dtype))?;
+    write_generation_config(&mut folder, loaded)?;
+    loaded.tokenizer.save(folder.path()).map_err(RecipeError::Text)?;
+    std::fs::create_dir(folder.path().join(TOWER)).map_err(RecipeError::io(folder.path()))?;
+    let tower = bridge::to_host(&model.vision_tower, |_, _| true).into_iter().map(|(name, tensor)| {
+        let tensor = tensor.cast(dtype.dtype()).unwrap_or(tensor);
+        Pending::host(model.vision_tower.file_key(&name), tensor)
+    });
+    write_model(&mut folder, &format!("{TOWER}/model"), tower.collect(), None)?;
+    let mut tower_config = typed(root.value()["vision_config"].clone(), dtype);
+    tower_config["architectures"] = json!(["CLIPVisionModel"]);
+    folder.write_json(&format!("{TOWER}/config.json"), &tower_config)?;
+    if let Some(processor) = processor {
+        // The padding is LLaVA's own step, which its configuration asks for.
+        let cropped = processor.clone().with_aspect_ratio(AspectRatio::Crop);
+        folder.write_json(&format!("{TOWER}/preprocessor_config.json"), &cropped.to_json())?;
+    }
+    folder.commit(Manifest::Omitted)?;
+    Ok(())
+}
+
+/// The original code's name for the rows of new tokens beside a projector.
+const TOKEN_TABLE: &str = "model.embed_tokens.weight";
+
+/// Writes what LLaVA's first stage leaves: the projector under the original code's names, and a `config.json` that says
+/// what it stands between. `projector.from` and the tools' `--adapter` take the folder.
+///
+/// # Errors
+/// [`RecipeError::Checkpoint`] where the folder cannot be written.
+fn save_projector<M: LanguageModel, V: VisionEncoder, P: Projector>(
+    dir: &Path,
+    loaded: &Loaded<M, V, P>,
+) -> Result<(), RecipeError> {
+    let model = &loaded.model;
+    let root = JsonFile::from_value(loaded.folder.config.path(), config(loaded, model));
+    let tower = loaded.folder.tower_dir();
+    let parts = Original {
+        vision_tower: tower.canonicalize().unwrap_or(tower).display().to_string(),
+        ..original_parts(loaded)
+    };
+    let flat = to_original(&root.fields()?, &parts)?;
+    let mut folder = DirWriter::create(dir)?;
+    let projector = |name: &str| Part::of(name) == Part::Projector;
+    let mut tensors = tensors(model, Layout::Original, WeightType::Float32, projector);
+    if !loaded.new_tokens.is_empty() {
+        let rows = model.language_model.clone().token_table_mut().rows(&loaded.new_tokens);
+        tensors.push(Pending::host(TOKEN_TABLE.to_owned(), bridge::host(rows.inner())));
+    }
+    write_model(&mut folder, "mm_projector", tensors, None)?;
+    folder.write_json("config.json", &typed(flat, WeightType::Float32))?;
+    write_processor(&mut folder, loaded)?;
+    loaded.tokenizer.save(folder.path()).map_err(RecipeError::Text)?;
+    folder.commit(Manifest::Omitted)?;
+    Ok(())
+}
+
+/// What an original configuration says of a model's parts, the tower's place aside.
+fn original_parts<M: LanguageModel, V: VisionEncoder, P: Projector>(loaded: &Loaded<M, V, P>) -> Original {
+    let model = &loaded.model;
+    let projector = params::list(&model.multi_modal_projector);
+    Original {
+        vision_tower: String::new(),
+        projector_depth: projector.iter().filter(|p| p.name.ends_with("weight")).count(),
+        mm_hidden_size: Some(model.vision_tower.width()),
+        start_end: loaded.folder.start_end(),
+        pad: loaded.processor.as_ref().is_some_and(|p| p.aspect_ratio == AspectRatio::Pad),
+    }
 }
 
 fn config<M: LanguageModel, V: VisionEncoder, P: Projector>(
@@ -137,17 +370,27 @@ fn write_processor<M: LanguageModel, V: VisionEncoder, P: Projector>(
 }
 
 /// Adds every adapter's update to the weight it stands beside, and takes it off.
-pub fn merge<L: CausalLm, T: VisionTower, P: crate::projector::ProjectorModel>(model: &mut Vlm<L, T, P>) {
-    model.visit_linears(&mut |_, linear: &mut Linear| {
+///
+/// # Errors
+/// [`AdapterError::NotMergeable`] where an adapter has no plain weight that does what it does.
+pub fn merge<L: CausalLm, T: VisionTower, P: crate::projector::ProjectorModel>(
+    model: &mut Vlm<L, T, P>,
+) -> Result<(), AdapterError> {
+    model.language_model.token_table_mut().merge();
+    let mut done = Ok(());
+    model.visit_linears(&mut |path, linear: &mut Linear| {
         let Some(slot) = linear.adapter.take() else { return };
-        let params: Vec<Tensor<2>> = slot.params.iter().map(|p| p.val().inner()).collect();
-        let weight = linear.weight.val().inner();
-        match slot.rule.merged(weight, &params) {
+        match merged(&slot, linear) {
             Some(merged) => linear.weight = Param::initialized(ParamId::new(), merged),
-            // A tuner that does not merge stays beside the weight.
-            None => linear.adapter = Some(slot),
+            None => done = Err(AdapterError::NotMergeable { layer: path.to_owned() }),
         }
     });
+    done
+}
+
+fn merged(slot: &AdapterSlot, linear: &Linear) -> Option<Tensor<2>> {
+    let params: Vec<Tensor<2>> = slot.params.iter().map(|p| p.val().inner()).collect();
+    slot.rule.merged(linear.weight.val().inner(), &params)
 }
 
 /// Writes a folder that `PeftModel.from_pretrained` loads on top of the base model.

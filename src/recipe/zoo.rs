@@ -12,16 +12,23 @@ use std::path::Path;
 ///
 /// # Errors
 /// What the folder holds and which types there are, or what the tool says.
-pub fn with_types<T: Tool>(dir: &Path, tool: T) -> anyhow::Result<T::Output> {
-    let folder = ModelFolder::open(dir)?;
+pub fn with_types<T: Tool>(dir: &Path, adapter: Option<&Path>, tool: T) -> anyhow::Result<T::Output> {
+    let mut folder = ModelFolder::open(dir)?;
+    if let Some(adapter) = adapter {
+        folder = folder.beside(adapter)?;
+    }
     match folder.layout {
-        Layout::Plain => tool.run(dir, Llama::default(), NoVision::default(), NoProjector::default()),
+        Layout::Plain => tool.run(folder, Llama::default(), NoVision::default(), NoProjector::default()),
+        Layout::Original => {
+            let depth = folder.original_projector_depth().unwrap_or_default();
+            tool.run(folder, Llama::default(), Clip::default(), Mlp { depth, ..Mlp::default() })
+        }
         Layout::Composed => {
             let keys = crate::checkpoint::Shards::open(dir)?;
             let depth = keys.names().filter(|n| n.contains("multi_modal_projector.") && n.ends_with(".weight")).count();
             // `Linear` and `Identity` are the depths 1 and 0 of the same stack, with the same keys: one type for all three
             // keeps the tools small.
-            tool.run(dir, Llama::default(), Clip::default(), Mlp { depth })
+            tool.run(folder, Llama::default(), Clip::default(), Mlp { depth, ..Mlp::default() })
         }
     }
 }

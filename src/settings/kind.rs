@@ -46,6 +46,8 @@ pub enum Shape {
     Choice(&'static [&'static str]),
     /// A list of texts; on the command line they are separated by commas.
     List,
+    /// A list of some of these texts.
+    Choices(&'static [&'static str]),
     /// A list of texts, or one text that has a meaning of its own (PEFT's `target_modules`).
     ListOrText,
 }
@@ -91,6 +93,11 @@ impl Kind {
     /// One of these texts.
     pub const fn choice(texts: &'static [&'static str]) -> Self {
         Self::of(Shape::Choice(texts))
+    }
+
+    /// A list of some of these texts.
+    pub const fn choices(texts: &'static [&'static str]) -> Self {
+        Self::of(Shape::Choices(texts))
     }
 
     /// A list of texts.
@@ -159,15 +166,16 @@ impl Kind {
             (Shape::Bool, Literal::Bool(_))
             | (Shape::Text | Shape::ListOrText, Literal::Text(_))
             | (Shape::List | Shape::ListOrText, Literal::Texts(_)) => true,
-            (Shape::Choice(texts), Literal::Text(text)) => {
+            (Shape::Choice(texts), Literal::Text(text)) => contains(texts, text),
+            (Shape::Choices(texts), Literal::Texts(given)) => {
                 let mut i = 0;
-                while i < texts.len() {
-                    if same(texts[i], text) {
-                        return true;
+                while i < given.len() {
+                    if !contains(texts, given[i]) {
+                        return false;
                     }
                     i += 1;
                 }
-                false
+                true
             }
             _ => false,
         }
@@ -180,16 +188,8 @@ impl Kind {
             Shape::Number { low, high } => describe_number(low, high, message),
             Shape::Bool => message.push("true or false"),
             Shape::Text => message.push("a text"),
-            Shape::Choice(texts) => {
-                message.push("one of ");
-                let mut i = 0;
-                while i < texts.len() {
-                    message.push(if i == 0 { "\"" } else { ", \"" });
-                    message.push(texts[i]);
-                    message.push("\"");
-                    i += 1;
-                }
-            }
+            Shape::Choice(texts) => describe_texts("one of ", texts, message),
+            Shape::Choices(texts) => describe_texts("a list of ", texts, message),
             Shape::List => message.push("a list of texts"),
             Shape::ListOrText => message.push("a text or a list of texts"),
         }
@@ -204,6 +204,28 @@ impl std::fmt::Display for Kind {
         let mut message = Message::new();
         self.describe(&mut message);
         f.write_str(message.as_str())
+    }
+}
+
+const fn contains(texts: &[&str], text: &str) -> bool {
+    let mut i = 0;
+    while i < texts.len() {
+        if same(texts[i], text) {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
+const fn describe_texts(before: &str, texts: &[&str], message: &mut Message) {
+    message.push(before);
+    let mut i = 0;
+    while i < texts.len() {
+        message.push(if i == 0 { "\"" } else { ", \"" });
+        message.push(texts[i]);
+        message.push("\"");
+        i += 1;
     }
 }
 

@@ -13,7 +13,7 @@ impl Kind {
     pub(super) fn normalize(&self, value: &Value) -> Option<Value> {
         let value = match (self.shape, value) {
             (Shape::Number { .. }, Value::Number(number)) => Value::from(number.as_f64()?),
-            (Shape::List, Value::String(_)) => Value::Array(vec![value.clone()]),
+            (Shape::List | Shape::Choices(_), Value::String(_)) => Value::Array(vec![value.clone()]),
             _ => value.clone(),
         };
         self.admits(&value).then_some(value)
@@ -31,9 +31,11 @@ impl Kind {
             Shape::Integer { .. } => Value::from(text.parse::<i64>().ok()?),
             Shape::Number { .. } => Value::from(text.parse::<f64>().ok()?),
             Shape::Bool => Value::from(text.parse::<bool>().ok()?),
-            Shape::List | Shape::ListOrText if text.starts_with('[') => serde_json::from_str(text).ok()?,
-            Shape::List if text.is_empty() => Value::Array(Vec::new()),
-            Shape::List => Value::from_iter(text.split(',').map(str::trim)),
+            Shape::List | Shape::Choices(_) | Shape::ListOrText if text.starts_with('[') => {
+                serde_json::from_str(text).ok()?
+            }
+            Shape::List | Shape::Choices(_) if text.is_empty() => Value::Array(Vec::new()),
+            Shape::List | Shape::Choices(_) => Value::from_iter(text.split(',').map(str::trim)),
             Shape::ListOrText if text.contains(',') => Value::from_iter(text.split(',').map(str::trim)),
             Shape::Text | Shape::Choice(_) | Shape::ListOrText => Value::from(text),
         };

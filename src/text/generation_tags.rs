@@ -1,6 +1,6 @@
 //! `{% generation %}` … `{% endgeneration %}`, which Jinja implementations other than transformers' do not know.
 
-/// A template source in which the tags are call blocks of `function`.
+/// A template source in which the tags are blocks of `filter`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Rewritten {
     pub(super) source: String,
@@ -8,9 +8,10 @@ pub(super) struct Rewritten {
     pub(super) found: bool,
 }
 
-/// Rewrites the tags to `{% call function() %}` and `{% endcall %}`, which have the same scope and, because only the
-/// words change, the same whitespace control. Comments, raw blocks and string literals are left alone.
-pub(super) fn rewrite(source: &str, function: &str) -> Rewritten {
+/// Rewrites the tags to `{% filter … %}{% with %}` and `{% endwith %}{% endfilter %}`, which have the same scope and keep
+/// the whitespace control. (A call block, as in transformers, is a macro here, and those cannot set what lies outside.)
+/// Comments, raw blocks and string literals are left alone.
+pub(super) fn rewrite(source: &str, filter: &str) -> Rewritten {
     let mut out = String::with_capacity(source.len() + 32);
     let mut found = false;
     let mut rest = source;
@@ -26,8 +27,9 @@ pub(super) fn rewrite(source: &str, function: &str) -> Rewritten {
                     "raw" => raw_end(tag, end),
                     word @ ("generation" | "endgeneration") => {
                         found = true;
-                        let call = if word == "generation" { format!("call {function}()") } else { "endcall".into() };
-                        out.push_str(&tag[..end].replacen(word, &call, 1));
+                        let opens = format!("filter {filter} %}}{{% with");
+                        let words = if word == "generation" { &opens } else { "endwith %}{% endfilter" };
+                        out.push_str(&tag[..end].replacen(word, words, 1));
                         rest = &tag[end..];
                         continue;
                     }
@@ -92,9 +94,9 @@ mod tests {
     }
 
     #[test]
-    fn tags_become_call_blocks_with_their_whitespace_control() {
-        check("{% generation %}x{% endgeneration %}", "{% call f() %}x{% endcall %}");
-        check("{%- generation -%}x{%-endgeneration+%}", "{%- call f() -%}x{%-endcall+%}");
+    fn tags_become_filter_blocks_with_their_whitespace_control() {
+        check("{% generation %}x{% endgeneration %}", "{% filter f %}{% with %}x{% endwith %}{% endfilter %}");
+        check("{%- generation -%}x{%-endgeneration+%}", "{%- filter f %}{% with -%}x{%-endwith %}{% endfilter+%}");
         assert!(rewrite("{%generation%}{%endgeneration%}", "f").found);
     }
 
@@ -115,6 +117,6 @@ mod tests {
             check(source, source);
             assert!(!rewrite(source, "f").found, "{source}");
         }
-        check("{% raw %}{%{% endraw %}{% generation %}", "{% raw %}{%{% endraw %}{% call f() %}");
+        check("{% raw %}{%{% endraw %}{% generation %}", "{% raw %}{%{% endraw %}{% filter f %}{% with %}");
     }
 }

@@ -10,24 +10,30 @@
 //! # Spans
 //! Where the template has `{% generation %}` blocks, they are the spans. As a span begins directly after the assistant's
 //! header, white space between the generation prompt and the block is learned, too: the model has to write it.
-//! Elsewhere the span of an answer runs from the end of the generation prompt for the messages before it, to the end of
-//! the text rendered up to it; both must be beginnings of the whole text.
+//! Elsewhere the answers are found by rendering again with marks, see [`spans`]. A span is the answer as the template
+//! writes it there, from the end of its header to its end-of-turn marker. Thoughts that a template leaves out of earlier
+//! turns are not learned; give such a conversation as one record per answer to learn all of them.
+//!
+//! # Special tokens
+//! A user's words are text to the template, and as in transformers the tokenizer reads special tokens in them as such.
+//! Supervision is not moved by that: spans come from marks that no text can contain.
 
+mod chat;
+mod marks;
+mod spans;
+
+use self::chat::{Chat, PROBE, answers};
+use self::marks::{Mark, Marked, Owner};
 use super::conversation::python_strip;
 use super::generation_tags::rewrite;
-use super::jinja_env::{TEMPLATE, environment, marker, to_value};
-use super::{Conversation, IMAGE_TOKEN, Message, Part, Rendered, Role, TextError};
+use super::jinja_env::{GENERATION, TEMPLATE, environment, to_value};
+use super::{Conversation, IMAGE_TOKEN, Message, Rendered, Role, TextError};
 use minijinja::{Environment, Value};
 use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-
-/// What a `{% generation %}` block calls.
-const GENERATION: &str = "__generation_block";
-
-/// A word no template writes of itself.
-const PROBE: &str = "qzprobezq";
 
 /// A compiled chat template. Cheap to clone.
 ///
@@ -41,6 +47,8 @@ pub struct JinjaTemplate {
     has_generation: bool,
     parts: TakesParts,
     image_token: Arc<str>,
+    /// What conversations with tools are written with, where it is another template.
+    tool_use: Option<Arc<JinjaTemplate>>,
 }
 
 /// Which roles' content a template takes as typed parts.
@@ -62,12 +70,6 @@ impl TakesParts {
     }
 }
 
-/// A rendered text and where its generation blocks lie.
-struct Marked {
-    text: String,
-    blocks: Vec<Range<usize>>,
-}
-
 impl JinjaTemplate {
     /// Compiles a template.
     ///
@@ -86,6 +88,7 @@ impl JinjaTemplate {
             has_generation: rewritten.found,
             parts: TakesParts::default(),
             image_token: IMAGE_TOKEN.into(),
+            tool_use: None,
         };
         template.parts = template.probe();
         Ok(template)
@@ -94,6 +97,20 @@ impl JinjaTemplate {
     /// The same template with another marker for the images of a template that takes strings.
     pub fn with_image_token(mut self, token: &str) -> Self {
         self.image_token = token.into();
+        self.tool_use = self.tool_use.map(|other| Arc::new((*other).clone().with_image_token(token)));
+        self
+    }
+
+    /// The same template with one more variable, such as `enable_thinking` or `date_string`.
+    pub fn with_variable(mut self, name: &str, value: Json) -> Self {
+        self.tool_use = self.tool_use.map(|other| Arc::new((*other).clone().with_variable(name, value.clone())));
+        Arc::make_mut(&mut self.variables).insert(name.to_owned(), value);
+        self
+    }
+
+    /// The same template with another one for conversations that have tools (the checkpoint's `tool_use`).
+    pub fn with_tool_use(mut self, template: Self) -> Self {
+        self.tool_use = Some(Arc::new(template));
         self
     }
 
@@ -107,13 +124,17 @@ impl JinjaTemplate {
     /// # Errors
     /// [`TextError::Template`], [`TextError::Inexpressible`] or [`TextError::NoSpans`].
     pub fn render(&self, conversation: &Conversation) -> Result<Rendered, TextError> {
-        let messages = &conversation.messages;
-        if messages.is_empty() {
-            return Err(self.inexpressible("it is empty"));
+        if let Some(other) = self.tool_use.as_ref().filter(|_| !conversation.tools.is_empty()) {
+            return other.render(conversation);
         }
-        let full = self.run(messages, false)?;
-        let spans =
-            if self.has_generation { self.block_spans(messages, &full)? } else { self.prefix_spans(messages, &full)? };
+        let messages = &conversation.messages;
+        let chat = self.chat(conversation)?;
+        let full = self.run(&chat.plain, &chat, false)?;
+        let spans = if self.has_generation {
+            self.block_spans(messages, &chat, &full)?
+        } else {
+            spans::locate(self, &chat, messages, &full.text)?
+        };
         Ok(Rendered { text: full.text, spans })
     }
 
@@ -122,147 +143,153 @@ impl JinjaTemplate {
     /// # Errors
     /// As [`Self::render`]; [`TextError::Inexpressible`] where the last message is the assistant's.
     pub fn render_prompt(&self, conversation: &Conversation) -> Result<String, TextError> {
-        match conversation.messages.last() {
-            None => Err(self.inexpressible("it is empty")),
-            Some(last) if last.role == Role::Assistant => {
-                Err(self.inexpressible("a prompt must not end with a message of the assistant"))
-            }
-            Some(_) => Ok(self.run(&conversation.messages, true)?.text),
+        if let Some(other) = self.tool_use.as_ref().filter(|_| !conversation.tools.is_empty()) {
+            return other.render_prompt(conversation);
         }
+        if conversation.messages.last().is_some_and(|last| last.role == Role::Assistant) {
+            return Err(self.inexpressible("a prompt must not end with a message of the assistant"));
+        }
+        let chat = self.chat(conversation)?;
+        Ok(self.run(&chat.plain, &chat, true)?.text)
+    }
+
+    /// See [`super::ChatTemplate::render_continuation`].
+    ///
+    /// # Errors
+    /// As [`Self::render`]; [`TextError::Inexpressible`] where the last message is not the assistant's or the template
+    /// does not write its words at the end.
+    pub fn render_continuation(&self, conversation: &Conversation) -> Result<String, TextError> {
+        if let Some(other) = self.tool_use.as_ref().filter(|_| !conversation.tools.is_empty()) {
+            return other.render_continuation(conversation);
+        }
+        let messages = &conversation.messages;
+        let last = match messages.last() {
+            Some(last) if last.role == Role::Assistant && last.tool_calls.is_empty() => last,
+            _ => return Err(self.inexpressible("only words of the assistant at the end can be continued")),
+        };
+        let chat = self.chat(conversation)?;
+        let full = self.run(&chat.plain, &chat, false)?;
+        let mut values = chat.plain.clone();
+        values.pop();
+        values.extend(chat.marked.last().cloned());
+        let marked = self.run(&values, &chat, false)?;
+        let end = marked.last_end(messages.len() - 1).filter(|_| marked.text == full.text);
+        let Some(end) = end else {
+            return Err(
+                self.inexpressible("the template changes the assistant's last words, so they cannot be continued")
+            );
+        };
+        // Marks stand inside the white space at the end of the words, which the template may have trimmed.
+        let words = last.words();
+        let blank = &words[words.trim_end().len()..];
+        let end = if full.text[end..].starts_with(blank) { end + blank.len() } else { end };
+        Ok(full.text[..end].to_owned())
+    }
+
+    /// What the template writes at the end of a short answer: the text at which generation stops. `None` where it writes
+    /// nothing, or refuses the trial.
+    pub fn stop(&self) -> Option<String> {
+        let trial =
+            Conversation::new(vec![Message::text(Role::User, "q"), Message::text(Role::Assistant, PROBE.to_owned())]);
+        let rendered = self.render(&trial).ok()?;
+        let (_, end) = rendered.text.get(rendered.spans.last()?.clone())?.split_once(PROBE)?;
+        let end = python_strip(end);
+        (!end.is_empty()).then(|| end.to_owned())
     }
 
     /// The generation blocks of the messages that are learned.
-    fn block_spans(&self, messages: &[Message], full: &Marked) -> Result<Vec<Range<usize>>, TextError> {
+    fn block_spans(&self, messages: &[Message], chat: &Chat, full: &Marked) -> Result<Vec<Range<usize>>, TextError> {
+        let all = blocks(full);
         let answers = answers(messages);
-        let mut first = 0;
+        // A block without words, such as the end marker of an empty answer, is told by its number.
+        let numbered = |n: usize| answers.get(n).copied().filter(|_| all.len() == answers.len());
+        let owners: Vec<Option<usize>> = match spans::render_marked(self, chat, messages, &full.text) {
+            Some((_, marked)) => all
+                .iter()
+                .enumerate()
+                .map(|(n, block)| owner(block, &marked, numbered(n)))
+                .collect::<Option<_>>()
+                .ok_or_else(|| self.no_spans("a generation block holds words of several messages".into()))?,
+            None if all.len() == answers.len() => answers.iter().copied().map(Some).collect(),
+            None => return Err(self.no_spans("nobody can say which message a generation block belongs to".into())),
+        };
         let mut spans: Vec<Range<usize>> = Vec::new();
-        for (n, &i) in answers.iter().enumerate() {
-            let end = if full.blocks.len() == answers.len() {
-                n + 1
-            } else {
-                // Several blocks, or none, for one message: count those of the text up to it.
-                let upto = self.run(&messages[..=i], false)?;
-                if !full.blocks.starts_with(&upto.blocks) || upto.blocks.len() < first {
-                    let reason = format!("the generation blocks of message {} change with what follows it", i + 1);
-                    return Err(self.no_spans(reason));
-                }
-                upto.blocks.len()
-            };
-            if messages[i].train {
-                let mut blocks = full.blocks[first..end].to_vec();
-                if let Some(block) = blocks.first_mut() {
-                    block.start = self.header_end(&messages[..i], &full.text, block.start);
-                }
-                spans.extend(blocks.into_iter().filter(|block| !block.is_empty()));
-            }
-            first = end;
+        for (n, (block, &i)) in all.into_iter().zip(&owners).enumerate() {
+            // Words of others are not learned, whatever the template says.
+            let Some(i) = i.filter(|&i| messages[i].train) else { continue };
+            let is_first = n == 0 || owners[n - 1] != Some(i);
+            let start =
+                if is_first { self.header_end(&chat.plain[..i], chat, &full.text, block.start) } else { block.start };
+            spans.extend(Some(start..block.end).filter(|span| !span.is_empty()));
         }
         Ok(spans)
     }
 
     /// Where the generation prompt ends, if only white space lies between it and `start`; else `start`.
-    fn header_end(&self, before: &[Message], text: &str, start: usize) -> usize {
-        let prompt = match self.run(before, true) {
-            Ok(prompt) => prompt.text,
-            // A template may refuse to begin with the assistant; the block is then all there is to go by.
-            Err(_) => return start,
-        };
-        let between = text.strip_prefix(prompt.as_str()).and_then(|_| text.get(prompt.len()..start));
+    fn header_end(&self, before: &[Value], chat: &Chat, text: &str, start: usize) -> usize {
+        // A template may refuse to begin with the assistant; the block is then all there is to go by.
+        let Ok(prompt) = self.run(before, chat, true) else { return start };
+        let between = text.strip_prefix(prompt.text.as_str()).and_then(|_| text.get(prompt.text.len()..start));
         match between {
-            Some(between) if python_strip(between).is_empty() => prompt.len(),
+            Some(between) if python_strip(between).is_empty() => prompt.text.len(),
             _ => start,
         }
     }
 
-    /// Spans between the generation prompt before an answer and the text rendered up to it.
-    fn prefix_spans(&self, messages: &[Message], full: &Marked) -> Result<Vec<Range<usize>>, TextError> {
-        let mut spans: Vec<Range<usize>> = Vec::new();
-        for i in answers(messages) {
-            if !messages[i].train {
-                continue;
-            }
-            let header = self.run(&messages[..i], true)?.text;
-            let upto = self.run(&messages[..=i], false)?.text;
-            let position = i + 1;
-            for (what, prefix) in [("generation prompt before", &header), ("text up to", &upto)] {
-                if !full.text.starts_with(prefix.as_str()) {
-                    let reason = format!(
-                        "the {what} message {position} is not how the whole conversation begins, so that the answer \
-                         cannot be found in it"
-                    );
-                    return Err(self.no_spans(reason));
-                }
-            }
-            let start = header.len().max(spans.last().map_or(0, |span| span.end));
-            if start < upto.len() {
-                spans.push(start..upto.len());
-            }
+    fn chat(&self, conversation: &Conversation) -> Result<Chat, TextError> {
+        if conversation.messages.is_empty() {
+            return Err(self.inexpressible("it is empty"));
         }
-        Ok(spans)
+        self.chat_of(conversation)
     }
 
-    fn run(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Marked, TextError> {
-        let rendered: Vec<Json> = messages.iter().map(|message| self.message(message)).collect();
-        self.run_json(rendered, add_generation_prompt)
+    fn chat_of(&self, conversation: &Conversation) -> Result<Chat, TextError> {
+        let variables = Json::Object((*self.variables).clone()).to_string();
+        Chat::new(conversation, self.parts, &self.image_token, &[&self.source, &variables])
+            .ok_or_else(|| self.inexpressible("its text uses up Unicode's characters for private use"))
     }
 
-    fn run_json(&self, messages: Vec<Json>, add_generation_prompt: bool) -> Result<Marked, TextError> {
-        let marks = self.marks(&messages);
+    fn run(&self, messages: &[Value], chat: &Chat, add_generation_prompt: bool) -> Result<Marked, TextError> {
         let mut context: BTreeMap<&str, Value> =
             self.variables.iter().map(|(name, value)| (name.as_str(), to_value(value))).collect();
-        context.insert("messages", Value::from(messages.iter().map(to_value).collect::<Vec<_>>()));
+        context.insert("messages", Value::from(messages.to_vec()));
         context.insert("add_generation_prompt", Value::from(add_generation_prompt));
-        context.insert("tools", Value::from(()));
-        context.insert("documents", Value::from(()));
-        context.insert(GENERATION, marker(marks.0, marks.1));
+        context.insert("tools", chat.tools.clone());
+        context.insert("documents", chat.documents.clone());
+        let (open, close) = chat.markers.block;
+        context.insert(GENERATION, Value::from(format!("{open}{close}")));
         let template = self.env.get_template(TEMPLATE).map_err(|e| template_error(&self.name, &e))?;
-        let text = template.render(context).map_err(|e| template_error(&self.name, &e))?;
-        Ok(unmark(&text, marks))
-    }
-
-    /// Two characters that neither the template nor the conversation contains, so that nobody can forge a block.
-    fn marks(&self, messages: &[Json]) -> (char, char) {
-        let variables = Json::Object((*self.variables).clone()).to_string();
-        let messages = Json::from(messages.to_vec()).to_string();
-        // Plane 15 is for private use: 65,534 characters that have no meaning.
-        let mut free = ('\u{F0000}'..='\u{FFFFD}')
-            .filter(|&c| !self.source.contains(c) && !variables.contains(c) && !messages.contains(c));
-        // A conversation that uses up the whole plane can blur its own spans, nothing else.
-        (free.next().unwrap_or('\u{F0000}'), free.next().unwrap_or('\u{F0001}'))
-    }
-
-    fn message(&self, message: &Message) -> Json {
-        let content = if self.parts.for_role(message.role) {
-            typed_parts(message)
-        } else {
-            let images = message.image_count();
-            let words = message.words();
-            if images == 0 {
-                Json::from(words)
-            } else {
-                let markers = format!("{}\n", self.image_token).repeat(images);
-                Json::from(python_strip(&format!("{markers}{}", python_strip(&words))))
-            }
+        // minijinja 3.0.5 panics where `continue` or `break` leaves a `with` block; a checkpoint's template must not end
+        // the program. Nothing is shared with the rendering but what it reads.
+        let rendered = std::panic::catch_unwind(AssertUnwindSafe(|| template.render(context)));
+        let broken = || TextError::Template {
+            template: self.name.to_string(),
+            reason:
+                "it cannot be rendered: `continue` or `break` inside a `with` or `generation` block is not supported"
+                    .to_owned(),
         };
-        json!({"role": message.role.as_str(), "content": content})
+        let text = rendered.map_err(|_| broken())?.map_err(|e| template_error(&self.name, &e))?;
+        Ok(chat.markers.unmark(&text))
     }
 
     /// Finds out which roles' content may be typed parts.
     fn probe(&self) -> TakesParts {
+        let Ok(chat) = self.chat_of(&Conversation::default()) else { return TakesParts::default() };
         let words = |role: &str, text: &str| json!({"role": role, "content": text});
         let parts = |role: &str, text: &str| json!({"role": role, "content": [{"type": "text", "text": text}]});
-        let handled = |messages: Vec<Json>| {
-            self.run_json(messages, false).is_ok_and(|out| {
+        let handled = |messages: &[Json]| {
+            let values: Vec<Value> = messages.iter().map(to_value).collect();
+            self.run(&values, &chat, false).is_ok_and(|out| {
                 let printed = ["'type'", "\"type\""].iter().any(|dictionary| out.text.contains(dictionary));
                 out.text.contains(PROBE) && !printed
             })
         };
-        let user = handled(vec![parts("user", PROBE)]);
+        let user = handled(&[parts("user", PROBE)]);
         let question = if user { parts("user", "q") } else { words("user", "q") };
         TakesParts {
             user,
-            assistant: handled(vec![question.clone(), parts("assistant", PROBE)]),
-            system: handled(vec![parts("system", PROBE), question]),
+            assistant: handled(&[question.clone(), parts("assistant", PROBE)]),
+            system: handled(&[parts("system", PROBE), question]),
         }
     }
 
@@ -275,51 +302,33 @@ impl JinjaTemplate {
     }
 }
 
-/// The indices of the assistant's messages.
-fn answers(messages: &[Message]) -> Vec<usize> {
-    (0..messages.len()).filter(|&i| messages[i].role == Role::Assistant).collect()
-}
-
-/// A message's content as transformers' processors take it.
-fn typed_parts(message: &Message) -> Json {
-    let is_image = |i: usize| matches!(message.content.get(i), Some(Part::Image));
-    let mut parts = Vec::new();
-    for (i, part) in message.content.iter().enumerate() {
-        match part {
-            Part::Image => parts.push(json!({"type": "image"})),
-            Part::Text(text) => {
-                let mut text = text.as_str();
-                if i > 0 && is_image(i - 1) {
-                    text = text.strip_prefix('\n').unwrap_or(text);
-                }
-                if is_image(i + 1) {
-                    text = text.strip_suffix('\n').unwrap_or(text);
-                }
-                if !text.is_empty() || message.content.len() == 1 {
-                    parts.push(json!({"type": "text", "text": text}));
-                }
-            }
-        }
-    }
-    Json::from(parts)
-}
-
-/// Takes the marks out of a text and keeps where they stood.
-fn unmark(marked: &str, (open, close): (char, char)) -> Marked {
-    let mut text = String::with_capacity(marked.len());
+/// The places of the generation blocks.
+fn blocks(text: &Marked) -> Vec<Range<usize>> {
     let mut blocks = Vec::new();
     let mut start = None;
-    for piece in marked.split_inclusive([open, close]) {
-        let last = piece.chars().next_back();
-        let words = piece.strip_suffix([open, close]).unwrap_or(piece);
-        text.push_str(words);
-        if last == Some(open) {
-            start = Some(text.len());
-        } else if last == Some(close) {
-            blocks.extend(start.take().map(|start| start..text.len()));
+    for mark in text.marks.iter().filter(|mark| mark.owner == Owner::Block) {
+        if mark.opens {
+            start = Some(mark.at);
+        } else {
+            blocks.extend(start.take().map(|start| start..mark.at));
         }
     }
-    Marked { text, blocks }
+    blocks
+}
+
+/// The answer that a block belongs to: the one whose words are in it; without any words `numbered`, else the answer
+/// before it. `Some(None)` for a block of another's words; `None` where the words of several are mixed.
+fn owner(block: &Range<usize>, text: &Marked, numbered: Option<usize>) -> Option<Option<usize>> {
+    let answer = |mark: &Mark| match mark.owner {
+        Owner::Answer(i, _) => Some(i),
+        _ => None,
+    };
+    let words = || text.marks.iter().filter(|mark| mark.opens && mark.owner != Owner::Block);
+    let mut inside = words().filter(|mark| block.contains(&mark.at)).map(answer);
+    match inside.next() {
+        Some(first) => inside.all(|other| other == first).then_some(first),
+        None => Some(numbered.or_else(|| words().take_while(|mark| mark.at < block.start).filter_map(answer).last())),
+    }
 }
 
 fn template_error(name: &str, error: &minijinja::Error) -> TextError {

@@ -7,10 +7,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// The name under which a template's source is stored.
 pub(super) const TEMPLATE: &str = "chat";
 
+/// Instructions that one rendering may take. A template comes with a checkpoint and may loop for ever; a conversation of
+/// a thousand turns takes about a hundred thousand.
+const INSTRUCTIONS: u64 = 10_000_000;
+
 /// Compiles a template with trimmed blocks, loop controls, Python's methods, `raise_exception`, `tojson` without HTML
 /// escapes and `strftime_now`.
 pub(super) fn environment(source: String) -> Result<Environment<'static>, Error> {
     let mut env = Environment::new();
+    env.set_fuel(Some(INSTRUCTIONS));
     env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -19,17 +24,26 @@ pub(super) fn environment(source: String) -> Result<Environment<'static>, Error>
     });
     env.add_function("strftime_now", |format: String| strftime(&format, SystemTime::now()));
     env.add_filter("tojson", to_json);
+    env.add_filter(GENERATION, between_marks);
+    // In Python nothing is not iterable, and what is undefined is.
+    env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+    // In Python a string is a sequence, too, and so is whatever has a length and items.
+    env.add_test("sequence", |value: &Value| {
+        matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map)
+    });
     env.add_template_owned(TEMPLATE, source)?;
     Ok(env)
 }
 
-/// The function behind `{% generation %}`: its block's text between two marks.
-pub(super) fn marker(open: char, close: char) -> Value {
-    Value::from_function(move |state: &mut State, kwargs: Kwargs| -> Result<String, Error> {
-        let caller: Value = kwargs.get("caller")?;
-        let text = caller.call(state, &[])?;
-        Ok(format!("{open}{text}{close}"))
-    })
+/// What a `{% generation %}` block is made of: a filter, and the variable that holds its two marks.
+pub(super) const GENERATION: &str = "__generation_block";
+
+/// A generation block's text between the two marks of this rendering.
+fn between_marks(state: &State, text: String) -> String {
+    let marks = state.lookup(GENERATION).and_then(|marks| marks.as_str().map(str::to_owned)).unwrap_or_default();
+    let mut marks = marks.chars();
+    let (open, close) = (marks.next(), marks.next());
+    open.into_iter().chain(text.chars()).chain(close).collect()
 }
 
 /// Python's `json.dumps(x, ensure_ascii=…, indent=…, separators=…, sort_keys=…)`, which transformers puts in place of
@@ -40,6 +54,9 @@ fn to_json(value: Value, kwargs: Kwargs) -> Result<String, Error> {
     let ensure_ascii: Option<bool> = kwargs.get("ensure_ascii")?;
     let sort_keys: Option<bool> = kwargs.get("sort_keys")?;
     kwargs.assert_all_used()?;
+    if value.is_undefined() {
+        return Err(Error::new(ErrorKind::InvalidOperation, "cannot write as JSON what is undefined"));
+    }
     let json = from_value(&value)?;
     let (item, key) = match separators.as_deref() {
         Some([item, key]) => (item.clone(), key.clone()),

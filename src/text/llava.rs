@@ -1,67 +1,11 @@
-//! LLaVA's conversations as data: each is a row of [`CONVERSATIONS`] in one of four styles.
-//!
-//! Not here yet: the `###` style (`v0`, `llava_v0`, `v0_mmtag`), whose end marker is no token of its own.
+//! LLaVA's conversations: each is a row of [`CONVERSATIONS`], written in one of five styles.
 
+mod specs;
+
+use self::specs::{CONVERSATIONS, Spec, Style};
 use super::conversation::python_strip;
 use super::{Conversation, IMAGE_TOKEN, Message, Rendered, Role, TextError};
 use std::sync::Arc;
-
-const VICUNA_USER: &str = "A chat between a curious user and an artificial intelligence assistant. \
-    The assistant gives helpful, detailed, and polite answers to the user's questions.";
-const VICUNA_HUMAN: &str = "A chat between a curious human and an artificial intelligence assistant. \
-    The assistant gives helpful, detailed, and polite answers to the human's questions.";
-const MMTAG: &str = "A chat between a curious user and an artificial intelligence assistant. \
-    The assistant is able to understand the visual content that the user provides, and assist the user with a variety \
-    of tasks using natural language.The visual content will be provided with the following format: \
-    <Image>visual content</Image>.";
-const LLAVA_LLAMA_2: &str = "You are a helpful language and vision assistant. You are able to understand the visual \
-    content that the user provides, and assist the user with a variety of tasks using natural language.";
-const MPT: &str = "A conversation between a user and an LLM-based AI assistant. \
-    The assistant gives helpful and honest answers.";
-const CHATML_DIRECT: &str = "Answer the questions.";
-
-/// The end of an answer in the styles that come from Llama.
-const END: &str = "</s>";
-
-/// How turns are told apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Style {
-    /// `SYSTEM USER: q ASSISTANT: a</s>USER: …`
-    Labelled,
-    /// `[INST] <<SYS>>\nSYSTEM\n<</SYS>>\n\nq [/INST] a </s>`, each later turn opened by `opening`.
-    Instruct { opening: &'static str },
-    /// `<|im_start|>system\nSYSTEM<|im_end|><|im_start|>user\nq<|im_end|><|im_start|>assistant\na<|im_end|>`
-    Fenced,
-    /// `<image>caption\n`: pretraining of the projector.
-    Caption,
-}
-
-/// One of LLaVA's conversations.
-#[derive(Debug)]
-struct Spec {
-    name: &'static str,
-    system: &'static str,
-    style: Style,
-    /// Images are written `<Image><image></Image>`.
-    tagged: bool,
-}
-
-const fn spec(name: &'static str, system: &'static str, style: Style) -> Spec {
-    Spec { name, system, style, tagged: false }
-}
-
-const CONVERSATIONS: &[Spec] = &[
-    spec("v1", VICUNA_USER, Style::Labelled),
-    spec("vicuna_v1", VICUNA_USER, Style::Labelled),
-    spec("llava_v1", VICUNA_HUMAN, Style::Labelled),
-    Spec { name: "v1_mmtag", system: MMTAG, style: Style::Labelled, tagged: true },
-    spec("plain", "", Style::Caption),
-    spec("llava_llama_2", LLAVA_LLAMA_2, Style::Instruct { opening: "<s>" }),
-    spec("mistral_instruct", "", Style::Instruct { opening: "" }),
-    spec("mpt", MPT, Style::Fenced),
-    spec("chatml_direct", CHATML_DIRECT, Style::Fenced),
-    spec("mistral_direct", CHATML_DIRECT, Style::Fenced),
-];
 
 /// One of LLaVA's conversations, by name. Cheap to clone.
 ///
@@ -69,10 +13,15 @@ const CONVERSATIONS: &[Spec] = &[
 /// LLaVA's `conversation.py` and the `preprocess` functions of its `train.py`. In a turn with images the markers move to
 /// the front as `<image>\n` and the turn is trimmed; other turns are kept to the letter. Unlike LLaVA, several images in
 /// one turn keep their number.
+///
+/// `default`, `v0`, `llava_v0` and `v0_mmtag` train on another text than they ask with, as in LLaVA:
+/// `SYSTEM\n\n### Human: q\n### Assistant: a\n### ` against `SYSTEM###Human: q###Assistant:`. Their end of a turn is the
+/// string `###`, no token: see [`Self::stop`].
 #[derive(Debug, Clone)]
 pub struct LlavaTemplate {
     spec: &'static Spec,
     image_token: Arc<str>,
+    im_start_end: bool,
 }
 
 impl LlavaTemplate {
@@ -85,12 +34,16 @@ impl LlavaTemplate {
             .iter()
             .find(|spec| spec.name == name)
             .ok_or_else(|| TextError::UnknownTemplate { name: name.to_owned(), valid: Self::names().join(", ") })?;
-        Ok(Self { spec, image_token: IMAGE_TOKEN.into() })
+        Ok(Self::of(spec))
     }
 
     /// Vicuna's conversation, LLaVA 1.5's own.
     pub fn v1() -> Self {
-        Self { spec: &CONVERSATIONS[0], image_token: IMAGE_TOKEN.into() }
+        Self::of(&CONVERSATIONS[0])
+    }
+
+    fn of(spec: &'static Spec) -> Self {
+        Self { spec, image_token: IMAGE_TOKEN.into(), im_start_end: false }
     }
 
     /// The keys [`Self::named`] knows.
@@ -104,14 +57,23 @@ impl LlavaTemplate {
         self
     }
 
+    /// The same conversation with each image between `<im_start>` and `<im_end>` (`mm_use_im_start_end`).
+    ///
+    /// `plain` is left as it is: LLaVA writes its captions without them.
+    pub fn with_im_start_end(mut self) -> Self {
+        self.im_start_end = true;
+        self
+    }
+
     /// The conversation's key.
     pub fn name(&self) -> &str {
         self.spec.name
     }
 
-    /// Whether an answer ends with a line break instead of a token of its own, as `plain` does.
-    pub(super) fn ends_with_newline(&self) -> bool {
-        self.spec.style == Style::Caption
+    /// The text that ends an answer. Where it is not the tokenizer's end of sequence (`###`, a line break), generation
+    /// has to stop at the string.
+    pub fn stop(&self) -> &'static str {
+        self.spec.style.stop()
     }
 
     /// See [`super::ChatTemplate::render`].
@@ -132,8 +94,12 @@ impl LlavaTemplate {
         if turns.exchanges.last().is_none_or(|exchange| exchange.assistant.is_some()) {
             return Err(self.refuse("a prompt must end with a message of the user"));
         }
-        let mut out = self.write(&turns)?;
+        let mut out = match self.spec.style {
+            Style::Hashed { example } => self.hashed_prompt(&turns, example),
+            _ => self.write(&turns)?,
+        };
         match self.spec.style {
+            Style::Hashed { .. } => out.push("Assistant:"),
             Style::Labelled => out.push("ASSISTANT:"),
             Style::Fenced => out.push("<|im_start|>assistant\n"),
             Style::Instruct { .. } | Style::Caption => {}
@@ -141,8 +107,27 @@ impl LlavaTemplate {
         Ok(out.text)
     }
 
+    /// See [`super::ChatTemplate::render_continuation`].
+    ///
+    /// # Errors
+    /// [`TextError::Inexpressible`], also where the last message is not the assistant's.
+    pub fn render_continuation(&self, conversation: &Conversation) -> Result<String, TextError> {
+        let (last, before) = match conversation.messages.split_last() {
+            Some((last, before)) if last.role == Role::Assistant => (last, before),
+            _ => return Err(self.refuse("only words of the assistant at the end can be continued")),
+        };
+        let mut text = self.render_prompt(&Conversation::new(before.to_vec()))?;
+        // `plain` and ChatML put nothing between the header and the words.
+        if !matches!(self.spec.style, Style::Fenced | Style::Caption) {
+            text.push(' ');
+        }
+        text.push_str(&self.content(last));
+        Ok(text)
+    }
+
     /// Sorts the messages into a system text and exchanges.
     fn turns<'a>(&self, conversation: &'a Conversation) -> Result<Turns<'a>, TextError> {
+        self.check_plain(conversation)?;
         let mut messages = conversation.messages.iter().enumerate().peekable();
         let system = messages.next_if(|(_, message)| message.role == Role::System);
         if system.is_some_and(|(_, message)| message.image_count() > 0) {
@@ -163,6 +148,21 @@ impl LlavaTemplate {
         Ok(Turns { system: system.map(|(_, message)| message.words()), exchanges })
     }
 
+    /// Refuses what LLaVA's conversations have no words for.
+    fn check_plain(&self, conversation: &Conversation) -> Result<(), TextError> {
+        if !conversation.tools.is_empty() || !conversation.documents.is_empty() {
+            return Err(self.refuse("it has tools or documents, for which LLaVA's conversations have no place"));
+        }
+        let speaks_more = |message: &Message| message.reasoning.is_some() || !message.tool_calls.is_empty();
+        match conversation.messages.iter().position(speaks_more) {
+            Some(i) => {
+                let position = i + 1;
+                Err(self.refuse(format!("message {position} has tool calls or reasoning beside its content")))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn expect(&self, index: usize, message: &Message, role: Role) -> Result<(), TextError> {
         let position = index + 1;
         if message.role != role {
@@ -181,11 +181,45 @@ impl LlavaTemplate {
 
     fn write(&self, turns: &Turns<'_>) -> Result<Rendered, TextError> {
         match self.spec.style {
+            Style::Hashed { .. } => Ok(self.write_hashed(turns)),
             Style::Labelled => Ok(self.write_labelled(turns)),
             Style::Instruct { opening } => Ok(self.write_instruct(turns, opening)),
             Style::Fenced => Ok(self.write_fenced(turns)),
             Style::Caption => self.write_caption(turns),
         }
+    }
+
+    /// What is trained on. An answer ends with its line break and the `###` after it.
+    fn write_hashed(&self, turns: &Turns<'_>) -> Rendered {
+        let mut out = Rendered::default();
+        out.push(turns.system.as_deref().unwrap_or(self.spec.system));
+        out.push("\n\n###");
+        for exchange in &turns.exchanges {
+            out.push(&format!(" Human: {}\n###", self.content(exchange.user)));
+            if let Some(answer) = exchange.assistant {
+                out.push(" Assistant:");
+                out.push_learned(&format!(" {}\n###", self.content(answer)), answer.train);
+            }
+        }
+        out.push(" ");
+        out
+    }
+
+    /// What is asked with, up to the header of the answer.
+    fn hashed_prompt(&self, turns: &Turns<'_>, example: Option<(&str, &str)>) -> Rendered {
+        let mut out = Rendered::default();
+        out.push(turns.system.as_deref().unwrap_or(self.spec.system));
+        out.push("###");
+        if let Some((question, answer)) = example {
+            out.push(&format!("Human: {question}###Assistant: {answer}###"));
+        }
+        for exchange in &turns.exchanges {
+            out.push(&format!("Human: {}###", self.content(exchange.user)));
+            if let Some(answer) = exchange.assistant {
+                out.push(&format!("Assistant: {}###", self.content(answer)));
+            }
+        }
+        out
     }
 
     fn write_labelled(&self, turns: &Turns<'_>) -> Rendered {
@@ -198,7 +232,7 @@ impl LlavaTemplate {
             out.push(&format!("USER: {} ", self.content(exchange.user)));
             if let Some(answer) = exchange.assistant {
                 out.push("ASSISTANT:");
-                out.push_learned(&format!(" {}{END}", self.content(answer)), answer.train);
+                out.push_learned(&format!(" {}{}", self.content(answer), self.stop()), answer.train);
             }
         }
         out
@@ -216,7 +250,7 @@ impl LlavaTemplate {
             }
             out.push(&format!("{} [/INST]", self.content(exchange.user)));
             if let Some(answer) = exchange.assistant {
-                out.push_learned(&format!(" {} {END}", self.content(answer)), answer.train);
+                out.push_learned(&format!(" {} {}", self.content(answer), self.stop()), answer.train);
             }
         }
         out
@@ -262,8 +296,14 @@ impl LlavaTemplate {
         if images == 0 {
             return words;
         }
-        let (open, close) = if self.spec.tagged { ("<Image>", "</Image>") } else { ("", "") };
-        let marker = format!("{open}{}{close}\n", self.image_token);
+        let mut marker = self.image_token.to_string();
+        if self.im_start_end {
+            marker = format!("<im_start>{marker}<im_end>");
+        }
+        if self.spec.tagged {
+            marker = format!("<Image>{marker}</Image>");
+        }
+        marker.push('\n');
         let text = format!("{}{}", marker.repeat(images), python_strip(&words));
         python_strip(&text).to_owned()
     }

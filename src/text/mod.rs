@@ -23,6 +23,7 @@ mod generation_tags;
 mod jinja;
 mod jinja_env;
 mod llava;
+pub mod sentencepiece;
 mod stream;
 mod supervision;
 mod template;
@@ -32,10 +33,10 @@ mod tokenizer_files;
 #[cfg(test)]
 mod tests;
 
-pub use conversation::{Conversation, Message, Part, Role};
+pub use conversation::{Conversation, Message, Part, Role, ToolCall};
 pub use jinja::JinjaTemplate;
 pub use llava::LlavaTemplate;
-pub use stream::TextStream;
+pub use stream::{StopText, TextStream};
 pub use supervision::{EncodedText, ImageTokens, check_end_of_turn, encode_rendered};
 pub use template::{ChatTemplate, IMAGE_TOKEN, Rendered};
 pub use tokenizer::{Token, Tokenizer};

@@ -52,3 +52,36 @@ impl TextStream {
         }
     }
 }
+
+/// Watches the answers of a batch for the text that ends a turn, where that is no token of its own.
+#[derive(Debug)]
+pub struct StopText {
+    stop: Option<String>,
+    rows: Vec<(TextStream, String)>,
+}
+
+impl StopText {
+    /// Watches `rows` answers for `stop`; for nothing where it is `None`, empty, or a token, which ends generation itself.
+    pub fn new(tokenizer: &Tokenizer, stop: Option<&str>, rows: usize) -> Self {
+        let stop = stop.filter(|stop| !stop.is_empty() && tokenizer.token_id(stop.trim()).is_none()).map(str::to_owned);
+        Self { stop, rows: (0..rows).map(|_| (tokenizer.stream(), String::new())).collect() }
+    }
+
+    /// Takes the next token of an answer; `false` where the answer has ended.
+    pub fn push(&mut self, row: usize, id: u32) -> bool {
+        let Some(stop) = &self.stop else { return true };
+        let (stream, text) = &mut self.rows[row];
+        if let Some(more) = stream.push(id) {
+            text.push_str(&more);
+        }
+        !text.contains(stop.as_str())
+    }
+
+    /// An answer up to where the turn ends.
+    pub fn cut<'a>(&self, answer: &'a str) -> &'a str {
+        match &self.stop {
+            Some(stop) => answer.split_once(stop.as_str()).map_or(answer, |(before, _)| before),
+            None => answer,
+        }
+    }
+}

@@ -43,6 +43,9 @@ pub struct ImageTokens {
 /// learned. A token is learned when it stands for at least one byte and lies wholly inside a span; image tokens never
 /// are.
 ///
+/// A special token that a message's words spell is read as that token, as transformers does unless it is told to
+/// sanitize. That moves no supervision: the spans are the template's, and no text can forge them.
+///
 /// The marker is one special token, so that repeating its id is the same as repeating it in the text.
 ///
 /// # Errors
@@ -90,8 +93,9 @@ pub fn encode_rendered(
 /// Refuses a template that would train a model never to stop.
 ///
 /// A short conversation is rendered and encoded; its last learned token that is not white space must be the tokenizer's
-/// end-of-sequence token or another added token. LLaVA's `plain` ends a caption with a line break, which is accepted: it
-/// trains a projector, not a conversation.
+/// end-of-sequence token or another added token. Two kinds of LLaVA's conversations end otherwise and are accepted:
+/// `plain` ends a caption with a line break (it trains a projector, not a conversation), and the `v0` ones end an answer
+/// with the string `###`, at which generation must stop (see [`LlavaTemplate::stop`](super::LlavaTemplate::stop)).
 ///
 /// # Errors
 /// [`TextError::NoEndOfTurn`], or what rendering and encoding say.
@@ -104,8 +108,11 @@ pub fn check_end_of_turn(template: &ChatTemplate, tokenizer: &Tokenizer) -> Resu
     let learned: Vec<&Token> = tokens.iter().filter(|token| lies_inside(token, &mut spans)).collect();
     let words = |token: &Token| rendered.text.get(token.start..token.end).unwrap_or_default();
 
-    let newline_ends = matches!(template, ChatTemplate::Llava(llava) if llava.ends_with_newline());
-    if newline_ends && learned.last().is_some_and(|token| words(token).ends_with('\n')) {
+    let stop = match template {
+        ChatTemplate::Llava(llava) if ["\n", "###"].contains(&llava.stop()) => Some(llava.stop()),
+        _ => None,
+    };
+    if stop.zip(learned.last()).is_some_and(|(stop, token)| rendered.text[..token.end].ends_with(stop)) {
         return Ok(());
     }
     let last = learned.iter().rev().find(|token| !words(token).trim().is_empty());

@@ -1,7 +1,10 @@
 //! Chat templates: a conversation in, text with the spans to learn from out.
 
+mod named;
+
 use super::{Conversation, JinjaTemplate, LlavaTemplate, TextError, Tokenizer};
 use std::ops::Range;
+use std::path::Path;
 
 /// The marker of an image in LLaVA's texts, and the default for Jinja templates.
 pub const IMAGE_TOKEN: &str = "<image>";
@@ -70,12 +73,61 @@ impl ChatTemplate {
         tokenizer.chat_template().map(|source| Self::jinja("checkpoint", source, tokenizer))
     }
 
+    /// The templates of a checkpoint's folder: the default one and, for conversations with tools, the one named
+    /// `tool_use` where there is one. `None` where the folder has no default template.
+    ///
+    /// Read are `chat_template.jinja` and `additional_chat_templates/`, else `chat_template.json`, else the
+    /// configuration's `chat_template` in each of its forms.
+    ///
+    /// # Errors
+    /// [`TextError::Io`] or [`TextError::Malformed`] with the file; as [`Self::jinja`].
+    pub fn from_dir(dir: &Path, tokenizer: &Tokenizer) -> Result<Option<Self>, TextError> {
+        let templates = named::read(dir)?;
+        let Some((default, tool_use)) = named::choose(&templates) else { return Ok(None) };
+        let variables = tokenizer.template_variables();
+        let mut template = JinjaTemplate::new("checkpoint", default, variables.clone())?;
+        if let Some(source) = tool_use {
+            template = template.with_tool_use(JinjaTemplate::new("checkpoint's tool_use", source, variables)?);
+        }
+        Ok(Some(Self::Jinja(template)))
+    }
+
+    /// A template of a checkpoint's folder by its name (`default`, `tool_use`, `rag`, …).
+    ///
+    /// # Errors
+    /// [`TextError::UnknownTemplate`] with the folder's names; as [`Self::from_dir`].
+    pub fn named_in_dir(dir: &Path, name: &str, tokenizer: &Tokenizer) -> Result<Self, TextError> {
+        let templates = named::read(dir)?;
+        let source = templates.get(name).ok_or_else(|| TextError::UnknownTemplate {
+            name: name.to_owned(),
+            valid: templates.keys().map(String::as_str).collect::<Vec<_>>().join(", "),
+        })?;
+        Self::jinja(name, source, tokenizer)
+    }
+
     /// The same template with another image marker than [`IMAGE_TOKEN`]. (A Jinja template that writes its own marker
     /// for `{"type": "image"}` parts is not changed by this.)
     pub fn with_image_token(self, token: &str) -> Self {
         match self {
             Self::Llava(template) => Self::Llava(template.with_image_token(token)),
             Self::Jinja(template) => Self::Jinja(template.with_image_token(token)),
+        }
+    }
+
+    /// The same template with each image between `<im_start>` and `<im_end>` (LLaVA's `mm_use_im_start_end`).
+    ///
+    /// # Errors
+    /// [`TextError::Inexpressible`] for a Jinja template, which writes its images itself.
+    pub fn with_im_start_end(self) -> Result<Self, TextError> {
+        match self {
+            Self::Llava(template) => Ok(Self::Llava(template.with_im_start_end())),
+            Self::Jinja(template) => Err(TextError::Inexpressible {
+                template: template.name().to_owned(),
+                reason:
+                    "`<im_start>` and `<im_end>` around an image are LLaVA's (`mm_use_im_start_end`); choose one of \
+                         its conversations with `data.template`"
+                        .to_owned(),
+            }),
         }
     }
 
@@ -98,6 +150,26 @@ impl ChatTemplate {
         match self {
             Self::Llava(template) => template.render_prompt(conversation),
             Self::Jinja(template) => template.render_prompt(conversation),
+        }
+    }
+
+    /// The text up to the end of the assistant's last words, which generation goes on with (transformers'
+    /// `continue_final_message`).
+    ///
+    /// # Errors
+    /// As [`Self::render`]; also where the last message is not the assistant's words.
+    pub fn render_continuation(&self, conversation: &Conversation) -> Result<String, TextError> {
+        match self {
+            Self::Llava(template) => template.render_continuation(conversation),
+            Self::Jinja(template) => template.render_continuation(conversation),
+        }
+    }
+
+    /// The text that ends an answer. Where it is not the tokenizer's end of sequence, generation has to stop at it.
+    pub fn stop(&self) -> Option<String> {
+        match self {
+            Self::Llava(template) => Some(template.stop().to_owned()),
+            Self::Jinja(template) => template.stop(),
         }
     }
 

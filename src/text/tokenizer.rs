@@ -1,5 +1,6 @@
 //! A Hugging Face tokenizer folder: token ids with byte offsets, special tokens, saving.
 
+use super::sentencepiece::{self, MergeOrder};
 use super::tokenizer_files::{TokenizerFiles, token_text};
 use super::{TextError, TextStream};
 use serde_json::{Map, Value, json};
@@ -64,18 +65,16 @@ impl Tokenizer {
     /// # Errors
     /// [`TextError::MissingTokenizer`], or [`TextError::Io`] / [`TextError::Malformed`] with the file.
     pub fn from_dir(dir: &Path) -> Result<Self, TextError> {
-        let path = dir.join("tokenizer.json");
-        if !path.is_file() {
-            return Err(TextError::MissingTokenizer { dir: dir.to_owned(), hint: missing_hint(dir) });
-        }
-        let bytes = std::fs::read(&path).map_err(|source| TextError::Io { path: path.clone(), source })?;
+        let mut files = TokenizerFiles::read(dir)?;
+        let json = dir.join("tokenizer.json");
+        let (mut backend, path) = if json.is_file() {
+            (read_json(&json, &files)?, json)
+        } else {
+            let made = sentencepiece::from_dir(dir, MergeOrder::ByScore)?;
+            files.fill(made.class, &made.named_tokens);
+            (made.tokenizer, made.path)
+        };
         let malformed = |reason: String| TextError::Malformed { path: path.clone(), reason };
-        let mut backend = Backend::from_bytes(bytes).map_err(|e| malformed(e.to_string()))?;
-        let files = TokenizerFiles::read(dir)?;
-        if files.is_llama_class() {
-            rebuild_like_llama(&mut backend, &files).map_err(&malformed)?;
-        }
-        add_named_tokens(&mut backend, &files).map_err(&malformed)?;
 
         let outer = Outer {
             post_processor: backend.get_post_processor().cloned(),
@@ -252,13 +251,15 @@ fn tokenize_error(error: tokenizers::Error) -> TextError {
     TextError::Tokenize(error.to_string())
 }
 
-fn missing_hint(dir: &Path) -> &'static str {
-    if dir.join("tokenizer.model").is_file() {
-        "; its tokenizer.model needs conversion, which is not yet supported: load the folder with transformers' \
-         AutoTokenizer and save it to get a tokenizer.json"
-    } else {
-        "; give a checkpoint folder in Hugging Face's layout"
+fn read_json(path: &Path, files: &TokenizerFiles) -> Result<Backend, TextError> {
+    let bytes = std::fs::read(path).map_err(|source| TextError::Io { path: path.to_owned(), source })?;
+    let malformed = |reason: String| TextError::Malformed { path: path.to_owned(), reason };
+    let mut backend = Backend::from_bytes(bytes).map_err(|e| malformed(e.to_string()))?;
+    if files.is_llama_class() {
+        rebuild_like_llama(&mut backend, files).map_err(malformed)?;
     }
+    add_named_tokens(&mut backend, files).map_err(malformed)?;
+    Ok(backend)
 }
 
 fn vocab_size(backend: &Backend) -> usize {

@@ -100,6 +100,16 @@ impl TokenizerFiles {
         })
     }
 
+    /// Writes down what a class's defaults say, for readers that take others (transformers 4 adds BOS by default).
+    pub(super) fn fill(&mut self, class: &str, named: &[(String, String)]) {
+        let named = named.iter().map(|(role, text)| (role.as_str(), json!(text)));
+        for (key, value) in named.chain([("tokenizer_class", json!(class)), ("add_bos_token", json!(false))]) {
+            if !self.config.contains_key(key) && !self.special.contains_key(key) {
+                self.set(key, value);
+            }
+        }
+    }
+
     fn role(&self, role: &str) -> Option<&Value> {
         let given = |map: &'_ Map<String, Value>| map.get(role).is_some_and(|value| !value.is_null());
         [&self.config, &self.special].into_iter().find(|map| given(map)).and_then(|map| map.get(role))

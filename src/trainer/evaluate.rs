@@ -5,6 +5,7 @@ use crate::data::{
     BadRecord, DataError, DataKind, Dataset, Encoded, Encoder, Loader, LoaderSettings, PadSide, Padding, collate,
 };
 use crate::generation::Stop;
+use crate::text::StopText;
 use burn::tensor::Device;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -127,9 +128,10 @@ pub fn answer<P: Policy, K: DataKind>(
             continue;
         }
         let batch = collate(&encoded, &padding);
-        let ids = model.generate(&batch, &data.stop, device, &mut |_, _| true);
+        let mut ends = StopText::new(&data.encoder.tokenizer, data.encoder.template.stop().as_deref(), encoded.len());
+        let ids = model.generate(&batch, &data.stop, device, &mut |row, id| ends.push(row, id));
         for ((ids, expected), index) in ids.iter().zip(expected).zip(&batch.indices) {
-            let generated = data.encoder.tokenizer.decode(ids);
+            let generated = ends.cut(&data.encoder.tokenizer.decode(ids)).to_owned();
             answers.push(Answer { index: *index, expected, generated });
         }
     }

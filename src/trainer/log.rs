@@ -1,5 +1,6 @@
 //! `metrics.jsonl`: one JSON object per logged step.
 
+use super::state::Counters;
 use crate::checkpoint::{CheckpointError, DurableFile, write_file};
 use serde_json::{Map, Value};
 use std::io::Write;
@@ -23,6 +24,11 @@ pub struct Keep {
 }
 
 impl Keep {
+    /// What a checkpoint with these counters counts on.
+    pub fn of(counters: &Counters) -> Self {
+        Self { step: counters.step, evaluation: !counters.pending_evaluation }
+    }
+
     fn stays(&self, row: &Map<String, Value>) -> bool {
         let step = row.get("step").and_then(Value::as_u64).unwrap_or(0) as usize;
         let evaluation = row.get("phase").is_some_and(|phase| phase == "eval");

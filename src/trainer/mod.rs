@@ -12,10 +12,11 @@ mod run;
 mod schedule;
 mod settings;
 pub mod state;
+pub mod track;
 
 pub use evaluate::{Answer, EvalData, Evaluation, Images, answer, evaluate_loss, exact_match};
 pub use log::MetricsLog;
-pub use optimizer::{AdamW, GradientSum, Moments, Part, decays};
+pub use optimizer::{AdamW, GradientSum, Moments, decays};
 pub use plan::Plan;
 pub use policy::{Policy, RowLogProbs, Scored};
 pub use run::{Ended, TrainData, TrainError, Trained, Trainer};

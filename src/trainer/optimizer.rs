@@ -2,32 +2,13 @@
 
 use super::Train;
 use crate::nn::{AdamWStep, AdamWTensors, adamw_step, params, sums_of_squares};
+use crate::vlm::Part;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use params::{NamedMapper, NamedVisitor};
 use std::collections::BTreeMap;
 
-/// Part of a model, with a learning rate of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// The image encoder.
-    VisionTower,
-    /// The projector.
-    Projector,
-    /// The language model and its adapter.
-    LanguageModel,
-}
-
 impl Part {
-    /// The part that a parameter belongs to, by the first field of its path.
-    pub fn of(parameter: &str) -> Self {
-        match parameter.split('.').next() {
-            Some("vision_tower") => Self::VisionTower,
-            Some("multi_modal_projector") => Self::Projector,
-            _ => Self::LanguageModel,
-        }
-    }
-
     /// The part's peak learning rate.
     pub fn learning_rate(self, settings: &Train) -> f64 {
         match self {

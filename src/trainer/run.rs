@@ -3,15 +3,17 @@
 use super::Train;
 use super::evaluate::{EvalData, Evaluation, Images, answer, evaluate_loss, exact_match};
 use super::log::{Keep, MetricsLog};
-use super::optimizer::{AdamW, GradientSum, Part};
+use super::optimizer::{AdamW, GradientSum};
 use super::plan::Plan;
 use super::policy::Policy;
 use super::progress::Progress;
 use super::schedule::Schedule;
 use super::state::{self, Counters};
+use super::track::{Tracker, Trackers};
 use crate::checkpoint::{CheckpointError, run as checkpoints};
 use crate::data::{Batch, DataError, DataKind, Dataset, Encoder, LoadedBatch, Loader, LoaderSettings, Place};
 use crate::objectives::{Objective, StepTotals};
+use crate::vlm::Part;
 use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
@@ -116,11 +118,16 @@ pub struct Trained<P> {
 }
 
 impl<O: Objective, K: DataKind> Trainer<'_, O, K> {
-    /// Trains `model`, from a checkpoint where there is one.
+    /// Trains `model`, from a checkpoint where there is one. `trackers` get every row of `metrics.jsonl`.
     ///
     /// # Errors
     /// [`TrainError`]; the checkpoints written so far stay.
-    pub fn run<P: Policy>(&self, model: P, resume: Option<&checkpoints::Found>) -> Result<Trained<P>, TrainError> {
+    pub fn run<P: Policy>(
+        &self,
+        model: P,
+        resume: Option<&checkpoints::Found>,
+        trackers: &mut Trackers,
+    ) -> Result<Trained<P>, TrainError> {
         if crate::nn::params::list_trainable(&model).is_empty() {
             return Err(TrainError::NothingTrained("every part of the model is frozen".to_owned()));
         }
@@ -128,8 +135,7 @@ impl<O: Objective, K: DataKind> Trainer<'_, O, K> {
             None => (model, AdamW::default(), Counters::default()),
             Some(found) => state::restore(found, model, &self.device)?,
         };
-        let keep = resume.map(|_| Keep { step: counters.step, evaluation: !counters.pending_evaluation });
-        let log = MetricsLog::open(self.run_dir, keep)?;
+        let log = MetricsLog::open(self.run_dir, resume.map(|_| Keep::of(&counters)))?;
         let total = self.data.plan.total_steps;
         let progress = Progress::new(total as u64, counters.step as u64, "training");
         let mut run = Running {
@@ -139,6 +145,7 @@ impl<O: Objective, K: DataKind> Trainer<'_, O, K> {
             optimizer,
             counters,
             log,
+            trackers,
             progress,
             window_started: Instant::now(),
             window_tokens: 0,
@@ -165,6 +172,7 @@ struct Running<'a, 'b, P, O, K: DataKind> {
     optimizer: AdamW,
     counters: Counters,
     log: MetricsLog,
+    trackers: &'a mut Trackers,
     progress: Progress,
     window_started: Instant,
     window_tokens: usize,
@@ -319,7 +327,7 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
         counters.window_steps = 0;
         self.window_tokens = 0;
         self.window_started = Instant::now();
-        Ok(self.log.write(row)?)
+        self.log(row)
     }
 
     /// Evaluates and saves where it is time to; `Interrupted` where the run must end, its checkpoint written.
@@ -350,6 +358,7 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
     fn save(&mut self) -> Result<(), TrainError> {
         let started = Instant::now();
         self.log.sync()?;
+        self.trackers.sync()?;
         let Some(model) = &self.model else { return Ok(()) };
         state::save(self.trainer.run_dir, model, &self.optimizer, &self.counters)?;
         let best: Vec<usize> = self.counters.best.iter().map(|b| b.0).collect();
@@ -381,9 +390,14 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
         }
         self.note_best(&found);
         self.announce(&row);
-        self.log.write(row)?;
+        self.log(row)?;
         self.window_started += started.elapsed();
         Ok(())
+    }
+
+    fn log(&mut self, row: Map<String, Value>) -> Result<(), TrainError> {
+        self.trackers.row(&row)?;
+        Ok(self.log.write(row)?)
     }
 
     fn eval_row(&self, found: &Evaluation, seconds: f64) -> Map<String, Value> {

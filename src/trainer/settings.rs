@@ -1,5 +1,6 @@
 //! The settings of a training run, under the names of Hugging Face's `TrainingArguments`.
 
+use super::track::ReportTo;
 use crate::settings::{Component, Kind, SettingError};
 
 /// What stands in a recipe's `train` slot: settings that yield [`Train`].
@@ -88,6 +89,8 @@ crate::component! {
         pub load_best_model_at_end: bool = false => Kind::bool(),
         /// Holds frozen weights and computes activations in bf16; for GPUs.
         pub bf16: bool = false => Kind::bool(),
+        /// Logs besides `metrics.jsonl`: `tensorboard`, `json`, or `none`.
+        pub report_to: Vec<String> = vec!["tensorboard".to_owned()] => Kind::choices(&["tensorboard", "json", "none"]),
         /// Threads that read, decode and tokenize.
         pub dataloader_num_workers: usize = 2 => Kind::count(),
         /// Batches that each of them is ahead.
@@ -104,6 +107,6 @@ impl Train {
                     .to_owned(),
             ));
         }
-        Ok(())
+        ReportTo::parse(&self.report_to).map(drop).map_err(|error| SettingError::rule(error.to_string()))
     }
 }

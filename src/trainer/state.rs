@@ -77,6 +77,17 @@ pub fn save<M: Module>(
     run::save(run_dir, counters.step, files, &state)
 }
 
+/// A checkpoint's counters.
+///
+/// # Errors
+/// [`CheckpointError::Json`] where they are of another form.
+pub fn counters(found: &run::Found) -> Result<Counters, CheckpointError> {
+    serde_json::from_value(found.state.clone()).map_err(|error| {
+        let path = found.path.join("state.json");
+        CheckpointError::Json { path, line: error.line(), column: error.column(), message: error.to_string() }
+    })
+}
+
 /// Puts a checkpoint's weights into `model` and reads the optimizer and the counters.
 ///
 /// # Errors
@@ -86,10 +97,7 @@ pub fn restore<M: Module>(
     model: M,
     device: &Device,
 ) -> Result<(M, AdamW, Counters), CheckpointError> {
-    let counters: Counters = serde_json::from_value(found.state.clone()).map_err(|error| {
-        let path = found.path.join("state.json");
-        CheckpointError::Json { path, line: error.line(), column: error.column(), message: error.to_string() }
-    })?;
+    let counters = counters(found)?;
     let model = restore_weights(&found.path, model, device)?;
     let shards = Shards::open_file(&found.path.join(OPTIMIZER))?;
     let mut optimizer = AdamW::default();

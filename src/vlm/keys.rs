@@ -12,14 +12,18 @@ use crate::vision::VisionTower;
 const TOWER: &str = "vision_tower.";
 const PROJECTOR: &str = "multi_modal_projector.";
 const LANGUAGE: &str = "language_model.";
+const ORIGINAL_TOWER: &str = "model.vision_tower.vision_tower.";
+const ORIGINAL_PROJECTOR: &str = "model.mm_projector.";
 
 /// Whether a model stands alone in its folder or is composed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// A language model alone: `model.layers.…`.
     Plain,
-    /// A LLaVA folder.
+    /// A LLaVA folder of transformers.
     Composed,
+    /// A folder of LLaVA's original code: the language model's own names, the other parts below `model.`.
+    Original,
 }
 
 /// Renaming rules of one's own.
@@ -32,8 +36,35 @@ impl Rules {
         self.0.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect()
     }
 
+    /// The model's name of a file's tensor.
+    pub fn apply(&self, name: &str) -> String {
+        Rename(&self.pairs()).apply(name)
+    }
+
     fn push(&mut self, from: String, to: String) {
         self.0.push((from, to));
+    }
+}
+
+/// Part of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The image encoder.
+    VisionTower,
+    /// The projector.
+    Projector,
+    /// The language model and its adapter.
+    LanguageModel,
+}
+
+impl Part {
+    /// The part that a parameter of a [`Vlm`] belongs to, by the first field of its path.
+    pub fn of(parameter: &str) -> Self {
+        match parameter.split('.').next() {
+            Some("vision_tower") => Self::VisionTower,
+            Some("multi_modal_projector") => Self::Projector,
+            _ => Self::LanguageModel,
+        }
     }
 }
 
@@ -47,14 +78,18 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Vlm<L, T, P> {
             return None;
         }
         if let Some(rest) = parameter.strip_prefix(TOWER) {
-            return Some(format!("{TOWER}{}", self.vision_tower.file_key(rest)));
+            let outer = if layout == Layout::Original { ORIGINAL_TOWER } else { TOWER };
+            return Some(format!("{outer}{}", self.vision_tower.file_key(rest)));
         }
         if let Some(rest) = parameter.strip_prefix(PROJECTOR) {
-            return Some(format!("{PROJECTOR}{}", self.multi_modal_projector.file_key(rest)));
+            return Some(match layout {
+                Layout::Original => format!("{ORIGINAL_PROJECTOR}{}", self.multi_modal_projector.original_key(rest)),
+                _ => format!("{PROJECTOR}{}", self.multi_modal_projector.file_key(rest)),
+            });
         }
         let key = self.language_model.file_key(parameter.strip_prefix(LANGUAGE)?);
         Some(match layout {
-            Layout::Plain => key,
+            Layout::Plain | Layout::Original => key,
             Layout::Composed => format!("{LANGUAGE}{key}"),
         })
     }
@@ -62,8 +97,16 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Vlm<L, T, P> {
     /// From every layout that LLaVA folders come in to the one that is written.
     pub fn renaming(&self, layout: Layout) -> Rules {
         let mut rules = Rules::default();
-        if layout == Layout::Plain {
-            return rules;
+        match layout {
+            Layout::Plain => return rules,
+            Layout::Original => {
+                // The tower inside is wrapped twice; some savers dropped the inner wrapper.
+                rules.push(ORIGINAL_TOWER.to_owned(), ORIGINAL_TOWER.to_owned());
+                rules.push("model.vision_tower.".to_owned(), ORIGINAL_TOWER.to_owned());
+                self.single_layer(&mut rules, "model.");
+                return rules;
+            }
+            Layout::Composed => {}
         }
         // A tower's names may have lost the prefix of its own class (`vision_model.`).
         let inner = self.vision_tower.file_key("");
@@ -79,11 +122,32 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Vlm<L, T, P> {
         rules
     }
 
+    /// From every name that a projector's parameters have in files of their own to the name in a model's folder, of
+    /// either layout. What LLaVA's original code trained beside a LoRA loses its wrapper's prefix.
+    pub fn projector_renaming(&self) -> Rules {
+        let mut rules = Rules::default();
+        for outer in ["base_model.model.model.", "base_model.model.", "model.", ""] {
+            self.single_layer(&mut rules, outer);
+            rules.push(format!("{outer}mm_projector."), ORIGINAL_PROJECTOR.to_owned());
+            rules.push(format!("{outer}{PROJECTOR}"), PROJECTOR.to_owned());
+        }
+        rules.push("base_model.model.".to_owned(), String::new());
+        rules
+    }
+
+    /// A projector of one layer is saved with and without its place in a sequence.
+    fn single_layer(&self, rules: &mut Rules, outer: &str) {
+        let parameters = crate::nn::params::list(&self.multi_modal_projector);
+        if parameters.iter().any(|p| self.multi_modal_projector.original_key(&p.name) == "weight") {
+            rules.push(format!("{outer}mm_projector.0."), ORIGINAL_PROJECTOR.to_owned());
+        }
+    }
+
     /// The path of the language model inside transformers' class, to which PEFT's names refer.
     pub fn module_prefix(layout: Layout) -> &'static str {
         match layout {
             Layout::Plain => "model.",
-            Layout::Composed => "model.language_model.",
+            Layout::Composed | Layout::Original => "model.language_model.",
         }
     }
 
@@ -99,8 +163,14 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Vlm<L, T, P> {
     }
 }
 
-/// PEFT names of transformers 4's LLaVA class, renamed to the current ones.
-pub const PEFT_RENAME: Rename<'static> = Rename(&[
-    ("base_model.model.language_model.model.", "base_model.model.model.language_model."),
-    ("base_model.model.multi_modal_projector.", "base_model.model.model.multi_modal_projector."),
-]);
+/// PEFT names of transformers 4's LLaVA class and of LLaVA's original code, renamed to the current ones.
+pub fn peft_rename(layout: Layout) -> Rename<'static> {
+    Rename(match layout {
+        Layout::Plain => &[],
+        Layout::Composed | Layout::Original => &[
+            ("base_model.model.language_model.model.", "base_model.model.model.language_model."),
+            ("base_model.model.multi_modal_projector.", "base_model.model.model.multi_modal_projector."),
+            ("base_model.model.model.layers.", "base_model.model.model.language_model.layers."),
+        ],
+    })
+}

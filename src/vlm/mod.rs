@@ -3,9 +3,11 @@
 // b batch, t tokens, d hidden width, n images, s supervised tokens
 mod inputs;
 mod keys;
+mod original;
 
 pub use inputs::{Targets, VlmInputs};
-pub use keys::{IGNORED, Layout, PEFT_RENAME, Rules};
+pub use keys::{IGNORED, Layout, Part, Rules, peft_rename};
+pub use original::{Original, is_original, to_original};
 
 use crate::models::CausalLm;
 use crate::nn::{KvCache, Linear, TokenStats, cast_to, token_log_probs, token_stats};

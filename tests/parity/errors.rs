@@ -92,7 +92,12 @@ fn a_projector_of_another_depth() {
         &Linear::default(),
         &["projector: Linear", "2 linear layers", "projector: Mlp2xGelu"],
     );
-    check_as(&dir, &Clip::default(), &Mlp { depth: 3 }, &["Mlp<depth: 3>", "2 linear layers", "projector: Mlp2xGelu"]);
+    check_as(
+        &dir,
+        &Clip::default(),
+        &Mlp { depth: 3, ..Mlp::default() },
+        &["Mlp<depth: 3>", "2 linear layers", "projector: Mlp2xGelu"],
+    );
     let one = damaged(|tensors| tensors.retain(|(n, ..)| !n.contains("linear_2")), |c| c);
     check(one.path(), &["1 linear layers", "projector: Linear"]);
 }

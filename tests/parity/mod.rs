@@ -8,6 +8,7 @@ mod case;
 mod errors;
 mod forward;
 mod generation;
+mod original;
 mod round_trip;
 mod tools;
 mod tower;

@@ -3,7 +3,7 @@
 use super::case::{Case, LlavaCase, TextCase, assert_same_scores, device, encode, fixtures, load, log_probs, records};
 use firebrick::checkpoint::{Shards, read_json};
 use firebrick::projector::{Mlp2xGelu, NoProjector, Projector};
-use firebrick::recipe::save_model;
+use firebrick::recipe::{Shape, save_model};
 use firebrick::vision::{Clip, NoVision, VisionEncoder};
 
 #[test]
@@ -23,7 +23,7 @@ fn language_models() {
 fn check<V: VisionEncoder, P: Projector>(case: &Case<V, P>, vision: &V, projector: &P) {
     let out = tempfile::tempdir().unwrap();
     let dir = out.path().join("saved");
-    save_model(&dir, &case.loaded).unwrap();
+    save_model(&dir, &case.loaded, Shape::TRAINED).unwrap();
     let (again, encoder) = load(&dir, vision, projector, &device());
     let name = &case.reference.name;
     let encoded = encode(&encoder, &case.samples);
@@ -32,7 +32,7 @@ fn check<V: VisionEncoder, P: Projector>(case: &Case<V, P>, vision: &V, projecto
     assert_same_scores(name, &log_probs(&again.model, &encoded, &device()), &before);
     // Saved once more, nothing changes: every setting of the folder was read as it was written.
     let twice = out.path().join("twice");
-    save_model(&twice, &again).unwrap();
+    save_model(&twice, &again, Shape::TRAINED).unwrap();
     for file in std::fs::read_dir(&dir).unwrap() {
         let file = file.unwrap().file_name();
         let bytes = |dir: &std::path::Path| std::fs::read(dir.join(&file)).unwrap();
@@ -55,7 +55,7 @@ fn a_language_model_that_gets_a_tower_and_a_fresh_projector() {
         assert!(scores.iter().flatten().all(|v| v.is_finite() && *v < 0.0));
 
         let out = tempfile::tempdir().unwrap();
-        save_model(out.path(), &loaded).unwrap();
+        save_model(out.path(), &loaded, Shape::TRAINED).unwrap();
         let shards = Shards::open(out.path()).unwrap();
         for key in ["language_model.model.embed_tokens.weight", "language_model.lm_head.weight"] {
             assert_eq!(shards.get(key).unwrap().shape, [400, 32], "{key}");
@@ -87,7 +87,7 @@ fn grown_rows_are_the_mean() {
 fn what_transformers_4_needs_is_written() {
     let case = LlavaCase::llava("llava_gqa", &device());
     let out = tempfile::tempdir().unwrap();
-    save_model(out.path(), &case.loaded).unwrap();
+    save_model(out.path(), &case.loaded, Shape::TRAINED).unwrap();
     let json = |file: &str| read_json(&out.path().join(file)).unwrap();
     let (config, tokenizer) = (json("config.json"), json("tokenizer_config.json"));
     assert_eq!(config["text_config"]["rope_theta"], 10_000.0);

@@ -93,7 +93,10 @@ pub(super) fn read(config: &Value) -> Result<Lora, AdapterError> {
         Value::Null => Ok(default),
         value => value.as_f64().ok_or_else(|| wrong(key, "a number")),
     };
-    let r = config["r"].as_u64().filter(|r| *r > 0).ok_or_else(|| wrong("r", "a whole number of at least 1"))?;
+    let r = config["r"]
+        .as_u64()
+        .filter(|r| (1..=65_536).contains(r))
+        .ok_or_else(|| wrong("r", "a whole number, at least 1 and at most 65536"))?;
     let targets: Targets = serde_json::from_value(config["target_modules"].clone())
         .map_err(|_| wrong("target_modules", "a list of names, a regular expression or `all-linear`"))?;
     let modules_to_save: Option<Vec<String>> = serde_json::from_value(config["modules_to_save"].clone())

@@ -3,6 +3,17 @@
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::nn::{Activation, RopeConfig, RopeScaling};
 
+/// The most that a configuration may ask for; far beyond any published model, so that a damaged or hostile file is
+/// refused before memory is taken for it and no product of sizes overflows.
+mod most {
+    pub const LAYERS: usize = 10_000;
+    pub const WIDTH: usize = 1 << 18;
+    pub const INNER_WIDTH: usize = 1 << 20;
+    pub const HEADS: usize = 1 << 12;
+    pub const HEAD_DIM: usize = 1 << 12;
+    pub const VOCABULARY: usize = 1 << 24;
+}
+
 /// The configuration of [`LlamaForCausalLm`](super::LlamaForCausalLm), under Hugging Face's names.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LlamaConfig {
@@ -106,10 +117,10 @@ impl LlamaConfig {
     pub fn read(fields: &Fields<'_>) -> Result<Self, CheckpointError> {
         let (family, qwen2) = Family::of(fields)?;
         refuse_unimplemented(fields)?;
-        let hidden_size = positive(fields, "hidden_size", 4096)?;
-        let num_attention_heads = positive(fields, "num_attention_heads", 32)?;
+        let hidden_size = fields.size_or("hidden_size", 4096, most::WIDTH)?;
+        let num_attention_heads = fields.size_or("num_attention_heads", 32, most::HEADS)?;
         let default_kv = family.num_key_value_heads.unwrap_or(num_attention_heads);
-        let num_key_value_heads = positive(fields, "num_key_value_heads", default_kv)?;
+        let num_key_value_heads = fields.size_or("num_key_value_heads", default_kv, most::HEADS)?;
         if !num_attention_heads.is_multiple_of(num_key_value_heads) {
             let expected = format!("a divisor of num_attention_heads, which is {num_attention_heads}");
             return Err(fields.error("num_key_value_heads", &expected));
@@ -125,19 +136,25 @@ impl LlamaConfig {
         if head_dim == 0 || !head_dim.is_multiple_of(2) {
             return Err(fields.error("head_dim", "an even number: rotary positions turn pairs"));
         }
+        if head_dim > most::HEAD_DIM {
+            return Err(fields.error("head_dim", &format!("at most {}", most::HEAD_DIM)));
+        }
         let act = fields.string_or("hidden_act", "silu")?;
         let hidden_act = Activation::parse(&act).map_err(|error| fields.error("hidden_act", &error.to_string()))?;
         let attention_bias = fields.bool_or("attention_bias", false)?;
-        let context = positive(fields, "max_position_embeddings", family.max_position_embeddings)?;
+        let context = fields.size_or("max_position_embeddings", family.max_position_embeddings, 1 << 40)?;
         let (rope_theta, rope_scaling) = rope(fields, context)?;
         if matches!(rope_scaling, RopeScaling::Dynamic { .. }) && head_dim == 2 {
             return Err(fields.error("head_dim", "more than 2 with `dynamic` rotary positions"));
         }
-        let num_hidden_layers = fields.usize_or("num_hidden_layers", 32usize)?;
+        let num_hidden_layers = match fields.usize_or("num_hidden_layers", 32usize)? {
+            layers if layers <= most::LAYERS => layers,
+            _ => return Err(fields.error("num_hidden_layers", &format!("at most {}", most::LAYERS))),
+        };
         Ok(Self {
-            vocab_size: positive(fields, "vocab_size", family.vocab_size)?,
+            vocab_size: fields.size_or("vocab_size", family.vocab_size, most::VOCABULARY)?,
             hidden_size,
-            intermediate_size: positive(fields, "intermediate_size", family.intermediate_size)?,
+            intermediate_size: fields.size_or("intermediate_size", family.intermediate_size, most::INNER_WIDTH)?,
             num_hidden_layers,
             num_attention_heads,
             num_key_value_heads,
@@ -152,13 +169,6 @@ impl LlamaConfig {
             mlp_bias: fields.bool_or("mlp_bias", false)?,
             sliding_windows: sliding_windows(fields, family.windows, num_hidden_layers)?,
         })
-    }
-}
-
-fn positive(fields: &Fields<'_>, key: &str, default: usize) -> Result<usize, CheckpointError> {
-    match fields.usize_or(key, default)? {
-        0 => Err(fields.error(key, "at least 1")),
-        n => Ok(n),
     }
 }
 
@@ -231,6 +241,10 @@ fn rope(fields: &Fields<'_>, context: usize) -> Result<(f64, RopeScaling), Check
         }
         None => (fields.f64_or("rope_theta", 10_000.0)?, fields.opt_object("rope_scaling")?),
     };
+    if theta <= 0.0 {
+        let place = scaling.as_ref().filter(|parameters| parameters.has("rope_theta")).unwrap_or(fields);
+        return Err(place.error("rope_theta", "a number above 0"));
+    }
     let Some(scaling) = scaling else { return Ok((theta, RopeScaling::Default)) };
     let key = scaling.first_of(&["rope_type", "type"]);
     let kind = match key {

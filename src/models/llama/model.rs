@@ -108,7 +108,7 @@ impl CausalLm for LlamaForCausalLm {
     fn head(&self) -> Tensor<2> {
         match &self.lm_head {
             Some(head) => head.weight.val(),
-            None => self.embed_tokens.weight.val(),
+            None => self.embed_tokens.table(),
         }
     }
 
@@ -143,6 +143,10 @@ impl CausalLm for LlamaForCausalLm {
                 visit(&format!("layers.{index}.{name}"), linear);
             }
         }
+    }
+
+    fn token_table_mut(&mut self) -> &mut Embedding {
+        &mut self.embed_tokens
     }
 
     fn grow_vocabulary(mut self, rows: usize) -> Self {

@@ -2,13 +2,17 @@
 
 use super::{Accepts, Projector, ProjectorError, ProjectorModel, depth_of, mismatch};
 use crate::nn;
+use crate::settings::Kind;
 use crate::vision::Patches;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 crate::component! {
     /// `projector: Linear`.
-    pub struct Linear, LinearBuilder {}
+    pub struct Linear, LinearBuilder {
+        /// File or folder of trained weights: `mm_projector.bin`, the `final/` of `llava_pretrain`, a checkpoint.
+        pub from: Option<String> = None => Kind::text().or_none(),
+    }
 }
 
 /// One layer with a bias.
@@ -23,6 +27,10 @@ impl Projector for Linear {
 
     fn build(&self, from: usize, to: usize, device: &Device) -> Result<LinearModel, ProjectorError> {
         Ok(LinearModel { linear_1: nn::Linear::new(from, to, true, device) })
+    }
+
+    fn source(&self) -> Option<std::path::PathBuf> {
+        self.from.as_ref().map(std::path::PathBuf::from)
     }
 
     fn check_keys(&self, keys: &[String]) -> Result<(), ProjectorError> {
@@ -42,5 +50,9 @@ impl ProjectorModel for LinearModel {
 
     fn file_key(&self, parameter: &str) -> String {
         parameter.to_owned()
+    }
+
+    fn original_key(&self, parameter: &str) -> String {
+        parameter.strip_prefix("linear_1.").unwrap_or(parameter).to_owned()
     }
 }

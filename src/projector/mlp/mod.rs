@@ -12,6 +12,8 @@ crate::component! {
     pub struct Mlp, MlpBuilder {
         /// Number of linear layers, with GELU between them.
         pub depth: usize = 2 => Kind::integer(1, 64),
+        /// File or folder of trained weights: `mm_projector.bin`, the `final/` of `llava_pretrain`, a checkpoint.
+        pub from: Option<String> = None => Kind::text().or_none(),
     }
 }
 
@@ -32,6 +34,10 @@ impl Projector for Mlp {
         let linears =
             (0..self.depth).map(|i| nn::Linear::new(if i == 0 { from } else { to }, to, true, device)).collect();
         Ok(MlpModel { linears })
+    }
+
+    fn source(&self) -> Option<std::path::PathBuf> {
+        self.from.as_ref().map(std::path::PathBuf::from)
     }
 
     fn check_keys(&self, keys: &[String]) -> Result<(), ProjectorError> {
@@ -59,6 +65,16 @@ impl ProjectorModel for MlpModel {
         let mut parts = parameter.splitn(3, '.');
         match (parts.next(), parts.next().and_then(|i| i.parse::<usize>().ok()), parts.next()) {
             (Some("linears"), Some(index), Some(rest)) => format!("linear_{}.{rest}", index + 1),
+            _ => parameter.to_owned(),
+        }
+    }
+
+    /// The original is a sequence in which GELU has every second place; a single layer is no sequence.
+    fn original_key(&self, parameter: &str) -> String {
+        let mut parts = parameter.splitn(3, '.');
+        match (parts.next(), parts.next().and_then(|i| i.parse::<usize>().ok()), parts.next()) {
+            (Some("linears"), Some(_), Some(rest)) if self.linears.len() == 1 => rest.to_owned(),
+            (Some("linears"), Some(index), Some(rest)) => format!("{}.{rest}", 2 * index),
             _ => parameter.to_owned(),
         }
     }

@@ -23,6 +23,17 @@ impl FeatureSelect {
     }
 }
 
+/// The most that a configuration may ask for, as for language models: beyond any published tower.
+mod most {
+    pub const LAYERS: usize = 10_000;
+    pub const WIDTH: usize = 1 << 18;
+    pub const INNER_WIDTH: usize = 1 << 20;
+    pub const HEADS: usize = 1 << 12;
+    pub const IMAGE: usize = 1 << 16;
+    /// Each image takes this many tokens.
+    pub const PATCHES: usize = 1 << 16;
+}
+
 /// The configuration of [`ClipVision`](super::ClipVision), under Hugging Face's names.
 ///
 /// `attention_dropout` and `dropout`, which some checkpoints carry from their own training, are not applied: an image has
@@ -59,11 +70,11 @@ impl ClipConfig {
     pub fn read(fields: &Fields<'_>, root: &Fields<'_>, recipe: &Clip) -> Result<Self, CheckpointError> {
         let act = fields.string_or("hidden_act", "quick_gelu")?;
         let config = Self {
-            hidden_size: fields.usize_or("hidden_size", 768usize)?,
-            intermediate_size: fields.usize_or("intermediate_size", 3072usize)?,
-            num_hidden_layers: fields.usize_or("num_hidden_layers", 12usize)?,
-            num_attention_heads: fields.usize_or("num_attention_heads", 12usize)?,
-            image_size: fields.usize_or("image_size", 224usize)?,
+            hidden_size: fields.size_or("hidden_size", 768, most::WIDTH)?,
+            intermediate_size: fields.size_or("intermediate_size", 3072, most::INNER_WIDTH)?,
+            num_hidden_layers: fields.size_or("num_hidden_layers", 12, most::LAYERS)?,
+            num_attention_heads: fields.size_or("num_attention_heads", 12, most::HEADS)?,
+            image_size: fields.size_or("image_size", 224, most::IMAGE)?,
             patch_size: fields.usize_or("patch_size", 32usize)?,
             hidden_act: Activation::parse(&act).map_err(|e| fields.error("hidden_act", &e.to_string()))?,
             layer_norm_eps: fields.f64_or("layer_norm_eps", 1e-5)?,
@@ -84,6 +95,15 @@ impl ClipConfig {
         }
         if self.patch_size == 0 || self.patch_size > self.image_size {
             let expected = format!("at least 1 and at most image_size, which is {}", self.image_size);
+            return Err(fields.error("patch_size", &expected));
+        }
+        if self.num_patches() > most::PATCHES {
+            let expected = format!(
+                "larger: an image_size of {} would make {} patches of it, at most {} are read",
+                self.image_size,
+                self.num_patches(),
+                most::PATCHES
+            );
             return Err(fields.error("patch_size", &expected));
         }
         let states = self.num_hidden_layers as i64 + 1;

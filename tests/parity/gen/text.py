@@ -236,7 +236,8 @@ def v1_cases(name, tokenizer, tokens_per_image=3):
 
 
 def main():
-    shutil.rmtree(OUT, ignore_errors=True)
+    for name in ("bytelevel", "metaspace"):
+        shutil.rmtree(OUT / name, ignore_errors=True)
     bytelevel()
     metaspace()
     golden = {

@@ -8,7 +8,7 @@ pub fn by_hand() -> Experiment<Llama, Lora, Clip, Mlp2xGelu> {
         .model(Llama::default())
         .adapter(Lora::builder().r(16).lora_dropout(0.1))
         .vision(Clip::given())
-        .projector(Mlp { depth: 3 })
+        .projector(Mlp { depth: 3, ..Mlp::default() })
         .data(LlavaData::given())
         .train(Train::given().set("learning_rate", 1e-3))
         .with(fits())

@@ -1,0 +1,26 @@
+//! Guides. Their code is compiled and run with the tests.
+//!
+//! - [`first_recipe`]: what an experiment is, its settings, and how to run it.
+//! - [`real_checkpoint`]: models, adapters and parts from folders and from the Hugging Face hub; converting and merging.
+//! - [`templates`]: how a conversation becomes text, and what of it is learned.
+//! - [`resume`]: stopping, crashing and going on.
+//! - [`report`]: what a run leaves, and how to read it; TensorBoard and other trackers.
+//! - [`own_component`]: a projector, an encoder, an adapter, a data kind of your own.
+
+#[doc = include_str!("first_recipe.md")]
+pub mod first_recipe {}
+
+#[doc = include_str!("real_checkpoint.md")]
+pub mod real_checkpoint {}
+
+#[doc = include_str!("templates.md")]
+pub mod templates {}
+
+#[doc = include_str!("resume.md")]
+pub mod resume {}
+
+#[doc = include_str!("report.md")]
+pub mod report {}
+
+#[doc = include_str!("own_component.md")]
+pub mod own_component {}
