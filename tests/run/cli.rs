@@ -174,7 +174,7 @@ fn a_missing_model_or_another_family_is_refused_with_advice() {
     let run = folder.path().join("run");
     let mut arguments = tiny(&run);
     arguments[1] = folder.path().join("nowhere").display().to_string();
-    check(&arguments, 1, &["is not a folder", "hf download"]);
+    check(&arguments, 1, &["nowhere", "there is no such folder"]);
     arguments[1] = fixture("parity/llama_text/model").display().to_string();
     check(&arguments, 1, &["language model alone", "vision.from"]);
 }

@@ -2,6 +2,8 @@
 
 mod cli;
 mod resume;
+mod stages;
+mod tools;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -11,9 +13,24 @@ pub fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
 }
 
-/// `llava_sft`, on the CPU, with nothing inherited that would change what it prints.
+/// `llava_sft`, with nothing inherited that would change what it prints.
 pub fn llava_sft() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_llava_sft"));
+    program("llava_sft")
+}
+
+/// A recipe, with nothing inherited that would change what it prints.
+pub fn program(name: &str) -> Command {
+    let binary = match name {
+        "chat" => env!("CARGO_BIN_EXE_chat"),
+        "convert" => env!("CARGO_BIN_EXE_convert"),
+        "llava_pretrain" => env!("CARGO_BIN_EXE_llava_pretrain"),
+        "llava_sft" => env!("CARGO_BIN_EXE_llava_sft"),
+        "llava_sft_full" => env!("CARGO_BIN_EXE_llava_sft_full"),
+        "merge" => env!("CARGO_BIN_EXE_merge"),
+        "score" => env!("CARGO_BIN_EXE_score"),
+        other => panic!("no recipe {other}"),
+    };
+    let mut command = Command::new(binary);
     command.env_remove("FIREBRICK_FAULT_AT").env_remove("FIREBRICK_FAULT_COUNT").env("NO_COLOR", "1");
     command
 }
