@@ -1,6 +1,6 @@
 //! Chat templates: a conversation in, text with the spans to learn from out.
 
-mod named;
+pub(super) mod named;
 
 use super::{Conversation, JinjaTemplate, LlavaTemplate, TextError, Tokenizer};
 use std::ops::Range;

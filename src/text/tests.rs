@@ -381,6 +381,21 @@ fn settings_of_both_forms_are_read() {
 }
 
 #[test]
+fn named_templates_are_saved_with_the_tokenizer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    tokenizer("bytelevel").save(&from).unwrap();
+    std::fs::create_dir(from.join("additional_chat_templates")).unwrap();
+    std::fs::write(from.join("chat_template.jinja"), "plain").unwrap();
+    std::fs::write(from.join("additional_chat_templates/tool_use.jinja"), "tools").unwrap();
+    let read = Tokenizer::from_dir(&from).unwrap();
+    read.save(&to).unwrap();
+    assert_eq!(std::fs::read_to_string(to.join("additional_chat_templates/tool_use.jinja")).unwrap(), "tools");
+    let template = ChatTemplate::named_in_dir(&to, "tool_use", &read).unwrap();
+    assert_eq!(template.render_prompt(&chat(&[(Role::User, "q")])).unwrap(), "tools");
+}
+
+#[test]
 fn a_saved_tokenizer_is_the_same_one() {
     for name in TOKENIZERS {
         let mut tokenizer = tokenizer(name);

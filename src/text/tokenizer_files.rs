@@ -21,7 +21,7 @@ pub(super) struct TokenizerFiles {
     config: Map<String, Value>,
     special: Map<String, Value>,
     /// Files that are written back to the letter.
-    verbatim: Vec<(&'static str, Vec<u8>)>,
+    verbatim: Vec<(String, Vec<u8>)>,
     /// Whether `config` or `special` differs from the bytes that were read.
     changed: bool,
     pub(super) chat_template: Option<String>,
@@ -39,7 +39,7 @@ impl TokenizerFiles {
             };
             let text = String::from_utf8(bytes.clone())
                 .map_err(|e| TextError::Malformed { path, reason: format!("not UTF-8: {e}") })?;
-            verbatim.push((name, bytes));
+            verbatim.push((name.to_owned(), bytes));
             Ok(Some(text))
         };
         let object = |name: &str, text: Option<String>| -> Result<Map<String, Value>, TextError> {
@@ -56,18 +56,20 @@ impl TokenizerFiles {
         let chat_template = jinja
             .or_else(|| json.get("chat_template").and_then(pick_template))
             .or_else(|| config.get("chat_template").and_then(pick_template));
+        verbatim.extend(super::template::named::additional(dir)?);
         Ok(Self { config, special, verbatim, changed, chat_template })
     }
 
     pub(super) fn write(&self, dir: &Path, tokenizer_json: &str) -> Result<(), TextError> {
-        std::fs::create_dir_all(dir).map_err(|source| TextError::Io { path: dir.to_owned(), source })?;
         let write = |name: &str, bytes: &[u8]| {
             let path = dir.join(name);
-            std::fs::write(&path, bytes).map_err(|source| TextError::Io { path, source })
+            let folder = path.parent().unwrap_or(dir);
+            let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, bytes));
+            written.map_err(|source| TextError::Io { path, source })
         };
         write("tokenizer.json", tokenizer_json.as_bytes())?;
         for (name, bytes) in &self.verbatim {
-            if !self.changed || ![CONFIG, SPECIAL].contains(name) {
+            if !self.changed || ![CONFIG, SPECIAL].contains(&name.as_str()) {
                 write(name, bytes)?;
             }
         }

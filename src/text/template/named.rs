@@ -7,6 +7,9 @@ use std::path::Path;
 
 const DEFAULT: &str = "default";
 
+/// The folder of templates besides `chat_template.jinja`.
+const ADDITIONAL: &str = "additional_chat_templates";
+
 /// The templates of a folder. Files go before the configuration, all or none:
 /// `chat_template.jinja` is `default`, `additional_chat_templates/NAME.jinja` is `NAME`. Else `chat_template.json`, else
 /// `tokenizer_config.json`, whose `chat_template` is one text, or a list or an object of named ones.
@@ -14,7 +17,7 @@ pub(super) fn read(dir: &Path) -> Result<BTreeMap<String, String>, TextError> {
     let mut templates = BTreeMap::new();
     let file = dir.join("chat_template.jinja");
     templates.extend(text(&file)?.map(|text| (DEFAULT.to_owned(), text)));
-    for file in jinja_files(&dir.join("additional_chat_templates"))? {
+    for file in jinja_files(&dir.join(ADDITIONAL))? {
         if let (Some(name), Some(text)) = (file.file_stem(), text(&file)?) {
             templates.insert(name.to_string_lossy().into_owned(), text);
         }
@@ -37,6 +40,18 @@ pub(super) fn read(dir: &Path) -> Result<BTreeMap<String, String>, TextError> {
         }
     }
     Ok(templates)
+}
+
+/// The files of named templates, as `additional_chat_templates/NAME.jinja` with their bytes, in order.
+pub(in super::super) fn additional(dir: &Path) -> Result<Vec<(String, Vec<u8>)>, TextError> {
+    let mut files = jinja_files(&dir.join(ADDITIONAL))?;
+    files.sort();
+    let bytes = |path: std::path::PathBuf| -> Result<(String, Vec<u8>), TextError> {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let bytes = std::fs::read(&path).map_err(|source| TextError::Io { path, source })?;
+        Ok((format!("{ADDITIONAL}/{name}"), bytes))
+    };
+    files.into_iter().map(bytes).collect()
 }
 
 /// The template to use without tools, and the one for tools where it is another: transformers' choice.
