@@ -1,7 +1,7 @@
 //! Reading a PEFT adapter folder onto a model.
 
 use super::RecipeError;
-use super::folder::Loaded;
+use super::opened::Loaded;
 use crate::adapters::Adapter;
 use crate::checkpoint::{CheckpointError, Expected, HostTensor, Shards, TensorView, bridge, read_json, resolve};
 use crate::models::LanguageModel;

@@ -1,30 +1,20 @@
-//! A model folder: what its `config.json` describes, and the model, tokenizer and image processor that come of it.
+//! A model folder: what its `config.json`, and the files beside it, say of the model.
 
-use super::parts::{load_projector, load_tower, tower_folder};
-use super::{RecipeError, fetch, start_end};
+use super::opened::has_vision;
+use super::parts::{PROJECTOR_FILES, tower_folder};
+use super::{RecipeError, fetch};
 use crate::checkpoint::hub::Wanted;
-use crate::checkpoint::{CheckpointError, Fields, JsonFile, Rename, Shards, bridge};
+use crate::checkpoint::{CheckpointError, JsonFile};
 use crate::image::{AspectRatio, ImageProcessor};
-use crate::models::{CausalLm, LanguageModel};
 use crate::projector::Projector;
 use crate::text::Tokenizer;
-use crate::vision::{NoVision, VisionEncoder, VisionTower};
-use crate::vlm::{IGNORED, Layout, Original, Part, Vlm, is_original};
-use burn::tensor::Device;
+use crate::vision::{VisionEncoder, VisionTower};
+use crate::vlm::{Layout, Original, is_original};
 use serde_json::{Value, json};
-use std::any::TypeId;
 use std::path::{Path, PathBuf};
-
-/// The type of a [`Vlm`] built from components.
-pub type VlmOf<M, V, P> = Vlm<<M as LanguageModel>::Model, <V as VisionEncoder>::Model, <P as Projector>::Model>;
 
 /// The text of the token that stands for an image.
 const IMAGE_TOKEN: &str = "<image>";
-/// What was trained beside a LoRA of LLaVA's original code: the projector, and parts that were not frozen.
-const NON_LORA: &str = "non_lora_trainables.bin";
-/// Rows by which a tokenizer may make the token table grow: tokens are added by the dozen, and one damaged id must not
-/// take the memory of a table that reaches up to it.
-const MOST_NEW_ROWS: usize = 1 << 16;
 /// The field of `config.json` that asks for tokens around each image.
 const START_END: &str = "mm_use_im_start_end";
 /// The padding token that is added to a language model that gets to see.
@@ -40,38 +30,15 @@ pub struct ModelFolder {
     /// Who wrote it, and whether a language model stands alone in it.
     pub layout: Layout,
     /// What LLaVA's original configuration says of the parts.
-    original: Option<Original>,
+    pub(super) original: Option<Original>,
     /// The encoder's folder where it is another one.
-    tower: Option<(PathBuf, JsonFile)>,
+    pub(super) tower: Option<(PathBuf, JsonFile)>,
     /// The file or folder of the projector where it is another one.
-    projector: Option<PathBuf>,
+    pub(super) projector: Option<PathBuf>,
     /// Whether a configuration asks for tokens around each image.
     start_end: bool,
     /// What the user asks for instead.
     start_end_asked: Option<bool>,
-}
-
-/// A model without its weights, and what turns text and images into its inputs.
-#[derive(Debug)]
-pub struct Opened<M: LanguageModel, V: VisionEncoder, P: Projector> {
-    /// The folder.
-    pub folder: ModelFolder,
-    /// The model; its parameters are not loaded.
-    pub model: VlmOf<M, V, P>,
-    /// The tokenizer, image and padding tokens added where they were missing.
-    pub tokenizer: Tokenizer,
-    /// The image processor; `None` without vision.
-    pub processor: Option<ImageProcessor>,
-    /// The image token's text and id; `None` without vision.
-    pub image_token: Option<(String, u32)>,
-    /// The tokens around images, where the checkpoint had none: their rows are fresh.
-    pub new_tokens: Vec<u32>,
-    /// Rows the token table must have after loading.
-    vocab_rows: usize,
-}
-
-fn has_vision<V: VisionEncoder>() -> bool {
-    TypeId::of::<V>() != TypeId::of::<NoVision>()
 }
 
 impl ModelFolder {
@@ -123,8 +90,7 @@ impl ModelFolder {
     /// [`CheckpointError`] where the adapter's `config.json` is malformed.
     pub fn beside(mut self, adapter: &Path) -> Result<Self, CheckpointError> {
         let path = adapter.join("config.json");
-        let files = ["mm_projector.safetensors", "mm_projector.bin", NON_LORA];
-        let projector = files.iter().map(|file| adapter.join(file)).find(|file| file.is_file());
+        let projector = PROJECTOR_FILES.iter().map(|(file, _)| adapter.join(file)).find(|file| file.is_file());
         if self.layout != Layout::Plain || !path.is_file() {
             if let Some(projector) = projector {
                 self.use_projector(projector)?;
@@ -194,7 +160,7 @@ impl ModelFolder {
     }
 
     /// `text_config` of a LLaVA folder, the whole file otherwise.
-    fn text_config(&self) -> JsonFile {
+    pub(super) fn text_config(&self) -> JsonFile {
         match self.layout {
             Layout::Plain => self.config.clone(),
             Layout::Composed | Layout::Original => {
@@ -212,7 +178,7 @@ impl ModelFolder {
         }
     }
 
-    fn vision_config(&self) -> JsonFile {
+    pub(super) fn vision_config(&self) -> JsonFile {
         let (path, value) = match &self.tower {
             Some((_, config)) => (config.path(), config.value()),
             None => (self.config.path(), self.config.value()),
@@ -231,163 +197,9 @@ impl ModelFolder {
     }
 }
 
-impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
-    /// Reads everything but the weights.
-    ///
-    /// # Errors
-    /// [`RecipeError`] where the folder does not fit the recipe's types, saying which types would.
-    pub fn new(dir: &Path, model: &M, vision: &V, projector: &P, device: &Device) -> Result<Self, RecipeError> {
-        Self::of(ModelFolder::open(dir)?, model, vision, projector, device)
-    }
-
-    /// As [`new`](Self::new), for a folder that is open.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new).
-    pub fn of(
-        mut folder: ModelFolder,
-        model: &M,
-        vision: &V,
-        projector: &P,
-        device: &Device,
-    ) -> Result<Self, RecipeError> {
-        folder.check_composition::<V>(vision)?;
-        folder.take_projector(projector)?;
-        refuse_projector(&folder.config.fields()?)?;
-        let text = folder.text_config();
-        check_type::<M>(&text.fields()?)?;
-        let language_model = model.build(&text.fields()?, device)?;
-        let vision_config = folder.vision_config();
-        if has_vision::<V>() {
-            check_tower::<V>(&vision_config.fields()?)?;
-        }
-        let tower = vision.build(&vision_config.fields()?, &folder.config.fields()?, device)?;
-        let head = projector.build(tower.width(), language_model.hidden_size(), device)?;
-        if let Some(width) = folder.original.as_ref().and_then(|o| o.mm_hidden_size).filter(|w| *w != tower.width()) {
-            return Err(RecipeError::Structure {
-                dir: folder.dir.clone(),
-                problem: format!(
-                    "has mm_hidden_size {width}, but the tower yields features of width {}",
-                    tower.width()
-                ),
-                advice: "give the tower it was trained with: --set vision.from=DIR".to_owned(),
-            });
-        }
-        let mut tokenizer = Tokenizer::from_dir(&folder.dir)?;
-        let image_token = match has_vision::<V>() {
-            true => Some(folder.image_token(&mut tokenizer)?),
-            false => None,
-        };
-        let new_tokens = match has_vision::<V>() && folder.start_end() {
-            true => start_end::add(&mut tokenizer)?,
-            false => Vec::new(),
-        };
-        let processor = folder.processor::<V>(&tower)?;
-        let (rows, ids) = (language_model.vocab_size(), tokenizer.vocab_size());
-        if ids > rows + MOST_NEW_ROWS {
-            return Err(RecipeError::Structure {
-                dir: folder.dir.clone(),
-                problem: format!("has a tokenizer with ids up to {}, but its model knows {rows} tokens", ids - 1),
-                advice: "take the tokenizer and the model of one checkpoint".to_owned(),
-            });
-        }
-        let vocab_rows = rows.max(ids);
-        Ok(Self {
-            model: Vlm { vision_tower: tower, multi_modal_projector: head, language_model },
-            tokenizer,
-            processor,
-            image_token,
-            new_tokens,
-            vocab_rows,
-            folder,
-        })
-    }
-
-    /// Loads the weights; `narrow` picks, by name, the parameters that are held in bf16.
-    ///
-    /// # Errors
-    /// [`CheckpointError`] naming every tensor that is missing, unexpected or misshapen.
-    pub fn load(
-        self,
-        projector: &P,
-        narrow: &dyn Fn(&str) -> bool,
-        device: &Device,
-    ) -> Result<Loaded<M, V, P>, RecipeError> {
-        let Self { folder, model, tokenizer, processor, image_token, new_tokens, vocab_rows } = self;
-        let shards = Shards::open(&folder.dir)?;
-        let layout = folder.layout;
-        match (layout, folder.original_projector_depth()) {
-            (Layout::Composed, _) if folder.projector.is_none() => {
-                let key = |name: &str| name.split_once("multi_modal_projector.").map(|(_, key)| key.to_owned());
-                let keys: Vec<String> = shards.names().filter_map(key).collect();
-                projector.check_keys(&keys)?;
-            }
-            (_, Some(depth)) => {
-                let keys: Vec<String> = (1..=depth).map(|i| format!("linear_{i}.weight")).collect();
-                projector.check_keys(&keys)?;
-            }
-            _ => {}
-        }
-        let tower_inside = match layout {
-            Layout::Plain => false,
-            Layout::Composed => true,
-            Layout::Original => shards.names().any(|name| name.starts_with("model.vision_tower.")),
-        };
-        let rules = model.renaming(layout);
-        let pairs = rules.pairs();
-        let mut ignore: Vec<&str> = IGNORED.to_vec();
-        if folder.text_config().value()["tie_word_embeddings"] == true {
-            ignore.extend(["lm_head.weight", "language_model.lm_head.weight"]);
-        }
-        if folder.projector.is_some() {
-            ignore.extend(["multi_modal_projector.*", "model.mm_projector.*"]);
-        }
-        let key = |name: &str| match Part::of(name) {
-            Part::VisionTower if !tower_inside => None,
-            Part::Projector if layout == Layout::Plain || folder.projector.is_some() => None,
-            _ => model.file_key(name, layout),
-        };
-        let names = bridge::FileNames { key: &key, rename: Rename(&pairs), ignore: &ignore };
-        let mut loaded = bridge::load(model.clone(), &shards, &names, narrow, device)?;
-        if let (Some((dir, _)), false) = (&folder.tower, tower_inside) {
-            loaded.vision_tower = load_tower(loaded.vision_tower, dir, narrow, device)?;
-        }
-        if let Some(path) = &folder.projector {
-            loaded = load_projector(loaded, path, narrow, device)?;
-        }
-        let rows = loaded.language_model.vocab_size().max(vocab_rows);
-        loaded.language_model = loaded.language_model.grow_vocabulary(rows);
-        if let Some(path) = &folder.projector {
-            start_end::refuse_rows_without_tokens(path, folder.start_end())?;
-        }
-        if !new_tokens.is_empty() {
-            let table = loaded.language_model.token_table_mut();
-            start_end::fill(table, &new_tokens, folder.projector.as_deref(), device)?;
-        }
-        Ok(Loaded { folder, model: loaded, tokenizer, processor, image_token, new_tokens })
-    }
-}
-
-/// A model with its weights, and what turns text and images into its inputs.
-#[derive(Debug)]
-pub struct Loaded<M: LanguageModel, V: VisionEncoder, P: Projector> {
-    /// The folder.
-    pub folder: ModelFolder,
-    /// The model.
-    pub model: VlmOf<M, V, P>,
-    /// The tokenizer.
-    pub tokenizer: Tokenizer,
-    /// The image processor; `None` without vision.
-    pub processor: Option<ImageProcessor>,
-    /// The image token's text and id; `None` without vision.
-    pub image_token: Option<(String, u32)>,
-    /// The tokens around images, where the checkpoint had none: no folder but this model's own has their rows.
-    pub new_tokens: Vec<u32>,
-}
-
 impl ModelFolder {
     /// Where the encoder comes from, and whether the recipe's slots and the folder agree that there is one.
-    fn check_composition<V: VisionEncoder>(&mut self, vision: &V) -> Result<(), RecipeError> {
+    pub(super) fn check_composition<V: VisionEncoder>(&mut self, vision: &V) -> Result<(), RecipeError> {
         let from = vision.source();
         match (self.layout, has_vision::<V>(), from) {
             (Layout::Composed | Layout::Original, false, _) => Err(RecipeError::Structure {
@@ -422,7 +234,7 @@ impl ModelFolder {
     }
 
     /// A projector from elsewhere takes the place of the folder's own.
-    fn take_projector(&mut self, projector: &impl Projector) -> Result<(), RecipeError> {
+    pub(super) fn take_projector(&mut self, projector: &impl Projector) -> Result<(), RecipeError> {
         // Of two, the one that the user names.
         let Some(path) = projector.source() else { return Ok(()) };
         if !path.exists() {
@@ -437,7 +249,7 @@ impl ModelFolder {
         Ok(())
     }
 
-    fn image_token(&self, tokenizer: &mut Tokenizer) -> Result<(String, u32), RecipeError> {
+    pub(super) fn image_token(&self, tokenizer: &mut Tokenizer) -> Result<(String, u32), RecipeError> {
         let fields = self.config.fields()?;
         if self.layout == Layout::Composed {
             let id = match fields.first_of(&["image_token_index", "image_token_id"]) {
@@ -459,7 +271,7 @@ impl ModelFolder {
         }
     }
 
-    fn processor<V: VisionEncoder>(&self, tower: &V::Model) -> Result<Option<ImageProcessor>, RecipeError> {
+    pub(super) fn processor<V: VisionEncoder>(&self, tower: &V::Model) -> Result<Option<ImageProcessor>, RecipeError> {
         if !has_vision::<V>() {
             return Ok(None);
         }
@@ -556,45 +368,4 @@ fn both_rope_forms(text: &mut Value) {
             text["rope_scaling"] = scaling.into();
         }
     }
-}
-
-/// Settings of a LLaVA configuration that would change the projector's arithmetic and are not implemented.
-fn refuse_projector(root: &Fields<'_>) -> Result<(), CheckpointError> {
-    if root.string_or("projector_hidden_act", "gelu")? != "gelu" {
-        return Err(root.error("projector_hidden_act", "gelu: other activations are not implemented"));
-    }
-    if !root.bool_or("multimodal_projector_bias", true)? {
-        return Err(root.error("multimodal_projector_bias", "true: projectors without biases are not implemented"));
-    }
-    Ok(())
-}
-
-fn check_type<M: LanguageModel>(fields: &Fields<'_>) -> Result<(), RecipeError> {
-    let found = fields.string_or("model_type", "llama")?;
-    if M::MODEL_TYPES.contains(&found.as_str()) {
-        return Ok(());
-    }
-    Err(RecipeError::Family {
-        file: fields.file().to_owned(),
-        slot: "model",
-        component: M::NAME,
-        found: found.clone(),
-        reads: M::MODEL_TYPES.join(", "),
-        advice: super::zoo::model_advice(&found),
-    })
-}
-
-fn check_tower<V: VisionEncoder>(fields: &Fields<'_>) -> Result<(), RecipeError> {
-    let found = fields.string_or("model_type", "clip_vision_model")?;
-    if V::MODEL_TYPES.contains(&found.as_str()) {
-        return Ok(());
-    }
-    Err(RecipeError::Family {
-        file: fields.file().to_owned(),
-        slot: "vision",
-        component: V::NAME,
-        found: found.clone(),
-        reads: V::MODEL_TYPES.join(", "),
-        advice: super::zoo::vision_advice(&found),
-    })
 }

@@ -91,6 +91,13 @@ pub(super) fn is_table(name: &str) -> bool {
     name.ends_with("embed_tokens.weight") || name.ends_with("embed_in.weight")
 }
 
+/// Files that hold a projector, the surest first.
+pub(super) const PROJECTOR_FILES: &[(&str, Origin)] = &[
+    ("mm_projector.safetensors", Origin::Alone),
+    ("mm_projector.bin", Origin::Alone),
+    ("non_lora_trainables.bin", Origin::BesideLora),
+];
+
 /// What a projector's file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
@@ -111,20 +118,14 @@ impl Origin {
 
 /// The tensors at `path`, and what kind of file holds them.
 pub(super) fn open_projector(path: &Path) -> Result<(Shards, Origin), CheckpointError> {
-    const BESIDE_LORA: &str = "non_lora_trainables.bin";
     if path.is_file() {
-        let beside = path.file_name().is_some_and(|name| name == BESIDE_LORA);
-        return Ok((Shards::open_file(path)?, if beside { Origin::BesideLora } else { Origin::Alone }));
+        let known = PROJECTOR_FILES.iter().find(|(name, _)| path.file_name().is_some_and(|file| file == *name));
+        return Ok((Shards::open_file(path)?, known.map_or(Origin::Alone, |(_, origin)| *origin)));
     }
-    let files = [
-        ("mm_projector.bin", Origin::Alone),
-        ("mm_projector.safetensors", Origin::Alone),
-        (BESIDE_LORA, Origin::BesideLora),
-    ];
-    for (name, origin) in files {
+    for (name, origin) in PROJECTOR_FILES {
         let file = path.join(name);
         if file.is_file() {
-            return Ok((Shards::open_file(&file)?, origin));
+            return Ok((Shards::open_file(&file)?, *origin));
         }
     }
     if path.join("adapter_config.json").is_file() {

@@ -2,7 +2,8 @@
 //! checked.
 
 use super::configure::Configured;
-use super::folder::{ModelFolder, Opened};
+use super::folder::ModelFolder;
+use super::opened::Opened;
 use super::run_folder::Inputs;
 use super::{Arguments, RecipeError, making, preflight, tools};
 use crate::adapters::Adapter;

@@ -2,7 +2,7 @@
 
 use super::configure::Configured;
 use super::experiment::Experiment;
-use super::folder::Loaded;
+use super::opened::Loaded;
 use super::prepare::{Preparation, Prepared, module_prefix, trainable};
 use super::run_folder::RunFolder;
 use super::save::{Saved, check_savable, save_final};

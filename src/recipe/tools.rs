@@ -10,7 +10,8 @@ pub use convert::{Convert, Target};
 pub use merge::Merge;
 pub use score::Score;
 
-use super::folder::{Loaded, ModelFolder, Opened};
+use super::folder::ModelFolder;
+use super::opened::{Loaded, Opened};
 use super::{RecipeError, adapter_file, fetch};
 use crate::adapters::Lora;
 use crate::checkpoint::hub::Wanted;

@@ -1,7 +1,9 @@
 //! From one layout of checkpoints to the other.
 
-use super::super::folder::{ModelFolder, Opened};
-use super::super::save::{Shape, save_model, save_original};
+use super::super::folder::ModelFolder;
+use super::super::opened::Opened;
+use super::super::save::{save_model, save_original};
+use super::super::shape::Shape;
 use super::super::{RecipeError, fetch, zoo};
 use super::Tool;
 use crate::checkpoint::hub::Wanted;

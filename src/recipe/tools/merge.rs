@@ -1,7 +1,8 @@
 //! An adapter and its base become one plain checkpoint.
 
 use super::super::folder::ModelFolder;
-use super::super::save::{Shape, save_model};
+use super::super::save::save_model;
+use super::super::shape::Shape;
 use super::super::{RecipeError, zoo};
 use super::{Common, Tool, ready};
 use crate::models::LanguageModel;
