@@ -90,6 +90,8 @@ pub struct ImageEncoding {
     pub token: String,
     /// The id of `token`.
     pub token_id: u32,
+    /// Whether the text between two images is tokenized by itself ([`ImageTokens::apart`]).
+    pub apart: bool,
 }
 
 /// Turns samples into token ids, masks and pixels. Shared by all loader threads.
@@ -222,6 +224,7 @@ impl Encoder {
                 token: image.token.clone(),
                 id: image.token_id,
                 per_image: vec![image.tokens_per_image; images],
+                apart: image.apart,
             },
             None if images > 0 => {
                 return Err(DataError::NoVision { place: sample.place.clone(), images });

@@ -17,7 +17,7 @@ pub enum DataError {
     #[error("no data file was given; name one with `--data FILE` (.json or .jsonl)")]
     NoFiles,
     /// A file cannot be opened or mapped.
-    #[error("{}: cannot be read: {source}; check the path given to `--data`", path.display())]
+    #[error("{}: cannot be read: {source}; check the path", path.display())]
     Open {
         /// The file as it was named.
         path: PathBuf,
@@ -192,7 +192,7 @@ pub enum DataError {
     },
     /// A record with images for a model without vision.
     #[error(
-        "{place}: the record has {images} image(s), but the model has no vision encoder; add `vision` and `projector` to the recipe or use records of text only"
+        "{place}: the record has {images} image(s), but the model has no vision encoder; take a model that sees (in a recipe: the slots `vision` and `projector`), or leave the images out"
     )]
     NoVision {
         /// Where the record begins.

@@ -73,6 +73,7 @@ fn encoder(max_length: usize, overlong: Overlong) -> Encoder {
             tokens_per_image: TOKENS_PER_IMAGE,
             token: "<image>".into(),
             token_id: IMAGE_ID,
+            apart: false,
         }),
         max_length,
         overlong,

@@ -21,7 +21,7 @@ use std::path::Path;
 /// [`RecipeError::Adapter`] where it is of another kind.
 pub fn read_settings<A: Adapter>(dir: &Path) -> Result<A, RecipeError> {
     let config = read_json(&dir.join("adapter_config.json"))?;
-    Ok(A::from_peft_config(&config)?)
+    A::from_peft_config(&config).map_err(|source| RecipeError::AdapterFolder { dir: dir.to_owned(), source })
 }
 
 /// Attaches the adapter in `dir` and gives it, and the projector where it was saved beside it, the folder's weights.
@@ -39,7 +39,9 @@ pub fn load<M: LanguageModel, A: Adapter, V: VisionEncoder, P: Projector>(
     // Every value drawn here is replaced by the folder's.
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let model = &mut loaded.model;
-    model.language_model = adapter.attach(model.language_model.clone(), prefix, &mut rng, device)?;
+    model.language_model = adapter
+        .attach(model.language_model.clone(), prefix, &mut rng, device)
+        .map_err(|source| RecipeError::AdapterFolder { dir: dir.to_owned(), source })?;
     let shards = open(dir)?;
     let keys = keys_of(&mut loaded, layout);
     let expected: Vec<Expected> = keys

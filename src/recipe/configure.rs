@@ -151,6 +151,13 @@ fn refuse_idle_settings<A: Adapter>(
         // The adapter's rate is the language model's.
         ("language_model", train.language_model.unwrap_or(false) || A::FREEZES_LANGUAGE_MODEL),
     ];
+    if parts.iter().all(|(_, trained)| !trained) {
+        return Err(RecipeError::Usage(
+            "nothing would be trained: set train.projector, train.language_model or train.vision_tower to true, or add an \
+             adapter"
+                .to_owned(),
+        ));
+    }
     for (part, trained) in parts {
         let key = format!("train.{part}_learning_rate");
         if !trained && typed(&key) {

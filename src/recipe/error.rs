@@ -76,9 +76,7 @@ pub enum RecipeError {
         advice: String,
     },
     /// Records that were refused.
-    #[error(
-        "{count} of {total} records cannot be used:\n{listed}\nrepair them, or leave them out with --set data.bad_record=skip"
-    )]
+    #[error("{count} of {total} records cannot be used:\n{listed}\n{advice}")]
     Records {
         /// How many.
         count: usize,
@@ -86,6 +84,16 @@ pub enum RecipeError {
         total: usize,
         /// The first of them, a line each.
         listed: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// An adapter's folder that does not suit the model or the recipe.
+    #[error("{}: the adapter does not suit this model and recipe: {source}", dir.display())]
+    AdapterFolder {
+        /// The adapter's folder.
+        dir: PathBuf,
+        /// Why.
+        source: AdapterError,
     },
     /// An option that does not go with another, or lacks one.
     #[error("{0}")]

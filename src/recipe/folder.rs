@@ -1,7 +1,7 @@
 //! A model folder: what its `config.json`, and the files beside it, say of the model.
 
 use super::opened::has_vision;
-use super::parts::{PROJECTOR_FILES, tower_folder};
+use super::parts::{PROJECTOR_FILES, local_tower, tower_folder};
 use super::{RecipeError, fetch};
 use crate::checkpoint::hub::Wanted;
 use crate::checkpoint::{CheckpointError, JsonFile};
@@ -9,14 +9,16 @@ use crate::image::{AspectRatio, ImageProcessor};
 use crate::projector::Projector;
 use crate::text::Tokenizer;
 use crate::vision::{VisionEncoder, VisionTower};
-use crate::vlm::{Layout, Original, is_original};
-use serde_json::{Value, json};
+use crate::vlm::{APART, Layout, Original, is_original};
+use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
 /// The text of the token that stands for an image.
 const IMAGE_TOKEN: &str = "<image>";
 /// The field of `config.json` that asks for tokens around each image.
 const START_END: &str = "mm_use_im_start_end";
+/// The fields of transformers' `config.json` that say which of the tower's features are taken.
+const FEATURES: [&str; 2] = ["vision_feature_layer", "vision_feature_select_strategy"];
 /// The padding token that is added to a language model that gets to see.
 const PAD_TOKEN: &str = "<pad>";
 
@@ -35,10 +37,18 @@ pub struct ModelFolder {
     pub(super) tower: Option<(PathBuf, JsonFile)>,
     /// The file or folder of the projector where it is another one.
     pub(super) projector: Option<PathBuf>,
+    /// Whether the text between two images is tokenized by itself.
+    apart: bool,
     /// Whether a configuration asks for tokens around each image.
     start_end: bool,
     /// What the user asks for instead.
     start_end_asked: Option<bool>,
+    /// What is fetched of parts that lie on the hub.
+    pub(super) wanted: Wanted,
+    /// Whether the tower was named by the user, and is another one than the folder's own.
+    pub(super) other_tower: bool,
+    /// What a projector from elsewhere was trained on: fields of `config.json` that say which features.
+    pub(super) trained_on: Map<String, Value>,
 }
 
 impl ModelFolder {
@@ -60,56 +70,75 @@ impl ModelFolder {
         // The parts are taken out of the file and looked at one by one: what is no object must be refused here.
         fields.opt_object("text_config")?;
         fields.opt_object("vision_config")?;
-        let dir = dir.to_owned();
-        if is_original(config.value()) {
-            let (original, config) = Original::read(&config)?;
-            return Ok(Self {
-                dir,
-                config,
-                layout: Layout::Original,
-                start_end: original.start_end,
-                original: Some(original),
-                tower: None,
-                projector: None,
-                start_end_asked: None,
-            });
-        }
-        // A field of the original code, which this library writes into transformers' folders too.
-        let start_end = config.fields()?.bool_or(START_END, false)?;
-        let layout = match config.value()["model_type"].as_str() {
-            Some("llava") => Layout::Composed,
-            _ => Layout::Plain,
+        let mut folder = Self {
+            dir: dir.to_owned(),
+            // Fields of the original code, which this library writes into transformers' folders too.
+            start_end: fields.bool_or(START_END, false)?,
+            apart: fields.bool_or(APART, false)?,
+            layout: match config.value()["model_type"].as_str() {
+                Some("llava") => Layout::Composed,
+                _ => Layout::Plain,
+            },
+            config,
+            original: None,
+            tower: None,
+            projector: None,
+            start_end_asked: None,
+            wanted: Wanted::Model,
+            other_tower: false,
+            trained_on: Map::new(),
         };
-        Ok(Self { dir, config, layout, original: None, tower: None, projector: None, start_end, start_end_asked: None })
+        if is_original(folder.config.value()) {
+            let (original, config) = Original::read(&folder.config)?;
+            folder.layout = Layout::Original;
+            folder.config = config;
+            folder.take(original);
+        }
+        Ok(folder)
     }
 
-    /// Makes a language model's folder the base of an adapter of LLaVA's original code, whose own folder says what stands
-    /// around the language model and holds the projector.
+    /// What an original configuration says of the parts around the language model.
+    fn take(&mut self, original: Original) {
+        self.start_end = original.start_end;
+        self.apart = original.apart;
+        self.original = Some(original);
+    }
+
+    /// Makes a folder the base of an adapter of LLaVA's original code, whose own folder says what stands around the language
+    /// model and holds the projector.
     ///
     /// # Errors
     /// [`CheckpointError`] where the adapter's `config.json` is malformed.
     pub fn beside(mut self, adapter: &Path) -> Result<Self, CheckpointError> {
         let path = adapter.join("config.json");
         let projector = PROJECTOR_FILES.iter().map(|(file, _)| adapter.join(file)).find(|file| file.is_file());
-        if self.layout != Layout::Plain || !path.is_file() {
-            if let Some(projector) = projector {
-                self.use_projector(projector)?;
-            }
+        if projector.is_some() {
+            self.projector = projector;
+        }
+        if !path.is_file() {
             return Ok(self);
         }
         let config = JsonFile::read(&path)?;
         if !is_original(config.value()) {
             return Ok(self);
         }
+        // As the original code loads it: the adapter's configuration around the base's weights.
         let (original, translated) = Original::read(&config)?;
         let mut root = translated.value().clone();
-        // The base's own shape, which its weights have.
-        root["text_config"] = self.config.value().clone();
+        match self.layout {
+            Layout::Plain => root["text_config"] = self.config.value().clone(),
+            Layout::Composed | Layout::Original => {
+                root = self.config.value().clone();
+                for key in FEATURES {
+                    root[key] = translated.value()[key].clone();
+                }
+            }
+        }
         self.config = JsonFile::from_value(self.config.path(), root);
-        self.layout = Layout::Original;
-        self.start_end = original.start_end;
-        self.original = Some(original);
-        self.projector = projector;
+        if self.layout == Layout::Plain {
+            self.layout = Layout::Original;
+        }
+        self.take(original);
         Ok(self)
     }
 
@@ -121,10 +150,28 @@ impl ModelFolder {
     /// Takes the vision tower of an original folder from elsewhere than its configuration says.
     ///
     /// # Errors
-    /// [`RecipeError::Checkpoint`] where there is no tower.
+    /// [`RecipeError::Structure`] where the folder's own tower would not give way, [`RecipeError::Checkpoint`] where there
+    /// is no tower.
     pub fn with_tower(mut self, dir: &Path) -> Result<Self, RecipeError> {
-        self.tower = Some((dir.to_owned(), JsonFile::read(&dir.join("config.json"))?));
+        if self.layout != Layout::Original {
+            return Err(RecipeError::Structure {
+                dir: self.dir,
+                problem: format!("takes no vision tower from elsewhere, but {} was given", dir.display()),
+                advice: "leave the option out; it is for folders of LLaVA's original code".to_owned(),
+            });
+        }
+        self.use_tower(dir.to_owned())?;
         Ok(self)
+    }
+
+    /// Takes a tower that the user named.
+    fn use_tower(&mut self, path: PathBuf) -> Result<(), RecipeError> {
+        let config = JsonFile::read(&path.join("config.json"))?;
+        let own = self.original.as_ref().and_then(|original| local_tower(&self.dir, &original.vision_tower));
+        let same = |own: PathBuf| own.canonicalize().ok() == path.canonicalize().ok();
+        self.other_tower = !own.is_none_or(same);
+        self.tower = Some((path, config));
+        Ok(())
     }
 
     /// The folder that holds the encoder.
@@ -138,20 +185,71 @@ impl ModelFolder {
         self
     }
 
+    /// Whether the text between two images is tokenized by itself, as LLaVA's original code does. What this library writes
+    /// says how it was trained.
+    pub fn encodes_apart(&self) -> bool {
+        self.apart
+    }
+
     /// Whether each image stands between start and end tokens.
     pub fn start_end(&self) -> bool {
         self.start_end_asked.unwrap_or(self.start_end)
     }
 
-    /// Takes the projector from elsewhere, and with it what the configuration beside it says of tokens around images.
+    /// Takes the projector from elsewhere, and with it what the configuration beside it says: tokens around images, and
+    /// which features it was trained on.
     fn use_projector(&mut self, path: PathBuf) -> Result<(), CheckpointError> {
         let folder = if path.is_dir() { Some(path.as_path()) } else { path.parent() };
         let config = folder.map(|folder| folder.join("config.json")).filter(|config| config.is_file());
         if let Some(config) = config {
-            self.start_end |= JsonFile::read(&config)?.fields()?.bool_or(START_END, false)?;
+            let mut config = JsonFile::read(&config)?;
+            self.start_end |= config.fields()?.bool_or(START_END, false)?;
+            if is_original(config.value()) {
+                config = Original::read(&config)?.1;
+            }
+            for key in FEATURES {
+                let value = &config.value()[key];
+                if !value.is_null() {
+                    self.trained_on.insert(key.to_owned(), value.clone());
+                }
+            }
         }
         self.projector = Some(path);
         Ok(())
+    }
+
+    /// The configuration that says which of the tower's features are taken: the folder's; for a language model alone that
+    /// of the projector's own training, where it is known.
+    pub(super) fn root(&self) -> JsonFile {
+        let mut root = self.config.value().clone();
+        if self.layout == Layout::Plain {
+            for (key, value) in &self.trained_on {
+                root[key] = value.clone();
+            }
+        }
+        JsonFile::from_value(self.config.path(), root)
+    }
+
+    /// Refuses a projector that was trained on other features than the tower will give.
+    pub(super) fn check_features(&self, tower: &impl VisionTower) -> Result<(), RecipeError> {
+        let given: Map<String, Value> = tower.root_config().into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+        let other = self.trained_on.iter().find(|(key, value)| given.get(*key).is_some_and(|given| given != *value));
+        let (Some((key, trained)), Some(path)) = (other, &self.projector) else { return Ok(()) };
+        Err(RecipeError::Structure {
+            dir: path.clone(),
+            problem: format!("is a projector trained with {key} = {trained}, but here it is {}", given[key]),
+            advice: "set vision.select_layer and vision.select_feature as it was trained with".to_owned(),
+        })
+    }
+
+    /// Whether the user asks for something around the language model that the folder says otherwise.
+    pub(super) fn is_altered(&self) -> bool {
+        self.other_tower || self.start_end_asked.is_some_and(|asked| asked != self.start_end)
+    }
+
+    /// Whether the original code would add `<im_patch>`, its default, to this folder's tokenizer.
+    pub(super) fn has_patch_token(&self) -> bool {
+        self.original.as_ref().is_some_and(|original| original.patch_token)
     }
 
     /// Linear layers of the projector of an original folder.
@@ -219,12 +317,13 @@ impl ModelFolder {
             }),
             // Already chosen.
             (_, true, None) if self.tower.is_some() => Ok(()),
-            (Layout::Plain | Layout::Original, true, from) => {
-                let path = match (from, &self.original) {
-                    (Some(path), _) => fetch::folder(&path, Wanted::Model)?,
-                    (None, Some(original)) => tower_folder(&self.dir, &original.vision_tower)?,
-                    (None, None) => return Ok(()),
-                };
+            (Layout::Plain | Layout::Original, true, Some(path)) => {
+                let path = fetch::folder(&path, self.wanted)?;
+                self.use_tower(path)
+            }
+            (Layout::Original, true, None) => {
+                let Some(original) = &self.original else { return Ok(()) };
+                let path = tower_folder(&self.dir, &original.vision_tower, self.wanted)?;
                 let config = JsonFile::read(&path.join("config.json"))?;
                 self.tower = Some((path, config));
                 Ok(())
@@ -236,12 +335,16 @@ impl ModelFolder {
     /// A projector from elsewhere takes the place of the folder's own.
     pub(super) fn take_projector(&mut self, projector: &impl Projector) -> Result<(), RecipeError> {
         // Of two, the one that the user names.
-        let Some(path) = projector.source() else { return Ok(()) };
+        let Some(mut path) = projector.source() else { return Ok(()) };
+        if !path.exists() && fetch::is_remote(&path) {
+            path = fetch::folder(&path, self.wanted)?;
+        }
         if !path.exists() {
             return Err(RecipeError::Structure {
                 dir: path,
                 problem: "is not there".to_owned(),
-                advice: "projector.from takes a file such as mm_projector.bin, or the folder of a run or a checkpoint"
+                advice: "projector.from takes a file such as mm_projector.bin, the folder of a run or a checkpoint, or an id \
+                         on the Hugging Face hub"
                     .to_owned(),
             });
         }
@@ -351,6 +454,9 @@ impl ModelFolder {
         }
         if self.start_end() || !root[START_END].is_null() {
             root[START_END] = self.start_end().into();
+        }
+        if self.apart || !root[APART].is_null() {
+            root[APART] = self.apart.into();
         }
         root
     }

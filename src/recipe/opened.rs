@@ -36,6 +36,8 @@ pub struct Opened<M: LanguageModel, V: VisionEncoder, P: Projector> {
     pub image_token: Option<(String, u32)>,
     /// The tokens around images, where the checkpoint had none: their rows are fresh.
     pub new_tokens: Vec<u32>,
+    /// Whether the user's settings put other things around the language model than the folder says.
+    altered: bool,
     /// Rows the token table must have after loading.
     vocab_rows: usize,
 }
@@ -67,7 +69,7 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
     ) -> Result<Self, RecipeError> {
         folder.check_composition::<V>(vision)?;
         folder.take_projector(projector)?;
-        refuse_projector(&folder.config.fields()?)?;
+        refuse_projector::<P>(&folder.config.fields()?)?;
         let text = folder.text_config();
         check_type::<M>(&text.fields()?)?;
         let language_model = model.build(&text.fields()?, device)?;
@@ -75,7 +77,10 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
         if has_vision::<V>() {
             check_tower::<V>(&vision_config.fields()?)?;
         }
-        let tower = vision.build(&vision_config.fields()?, &folder.config.fields()?, device)?;
+        let tower = vision.build(&vision_config.fields()?, &folder.root().fields()?, device)?;
+        folder.check_features(&tower)?;
+        let own = V::default().build(&vision_config.fields()?, &folder.root().fields()?, device)?;
+        let altered = folder.is_altered() || own.root_config() != tower.root_config();
         let head = projector.build(tower.width(), language_model.hidden_size(), device)?;
         if let Some(width) = folder.original.as_ref().and_then(|o| o.mm_hidden_size).filter(|w| *w != tower.width()) {
             return Err(RecipeError::Structure {
@@ -88,12 +93,15 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
             });
         }
         let mut tokenizer = Tokenizer::from_dir(&folder.dir)?;
+        if let Some(original) = &folder.original {
+            start_end::complete(&mut tokenizer, original, language_model.vocab_size())?;
+        }
         let image_token = match has_vision::<V>() {
             true => Some(folder.image_token(&mut tokenizer)?),
             false => None,
         };
         let new_tokens = match has_vision::<V>() && folder.start_end() {
-            true => start_end::add(&mut tokenizer)?,
+            true => start_end::add(&mut tokenizer, folder.layout, language_model.vocab_size())?,
             false => Vec::new(),
         };
         let processor = folder.processor::<V>(&tower)?;
@@ -112,6 +120,7 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
             processor,
             image_token,
             new_tokens,
+            altered,
             vocab_rows,
             folder,
         })
@@ -127,13 +136,18 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
         narrow: &dyn Fn(&str) -> bool,
         device: &Device,
     ) -> Result<Loaded<M, V, P>, RecipeError> {
-        let Self { folder, model, tokenizer, processor, image_token, new_tokens, vocab_rows } = self;
+        let Self { folder, model, tokenizer, processor, image_token, new_tokens, altered, vocab_rows } = self;
         let shards = Shards::open(&folder.dir)?;
         let layout = folder.layout;
+        let single = is_single_layer(folder.config.value());
         match (layout, folder.original_projector_depth()) {
             (Layout::Composed, _) if folder.projector.is_none() => {
                 let key = |name: &str| name.split_once("multi_modal_projector.").map(|(_, key)| key.to_owned());
-                let keys: Vec<String> = shards.names().filter_map(key).collect();
+                let mut keys: Vec<String> = shards.names().filter_map(key).collect();
+                if single {
+                    keys.retain(|key| !key.starts_with("linear_2."));
+                    check_identity(&shards)?;
+                }
                 projector.check_keys(&keys)?;
             }
             (_, Some(depth)) => {
@@ -145,13 +159,21 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
         let tower_inside = match layout {
             Layout::Plain => false,
             Layout::Composed => true,
-            Layout::Original => shards.names().any(|name| name.starts_with("model.vision_tower.")),
+            Layout::Original => {
+                !folder.other_tower && shards.names().any(|name| name.starts_with("model.vision_tower."))
+            }
         };
         let rules = model.renaming(layout);
         let pairs = rules.pairs();
         let mut ignore: Vec<&str> = IGNORED.to_vec();
         if folder.text_config().value()["tie_word_embeddings"] == true {
             ignore.extend(["lm_head.weight", "language_model.lm_head.weight"]);
+        }
+        if folder.other_tower {
+            ignore.push("model.vision_tower.*");
+        }
+        if single {
+            ignore.extend(["multi_modal_projector.linear_2.*", "model.multi_modal_projector.linear_2.*"]);
         }
         if folder.projector.is_some() {
             ignore.extend(["multi_modal_projector.*", "model.mm_projector.*"]);
@@ -174,11 +196,12 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
         if let Some(path) = &folder.projector {
             start_end::refuse_rows_without_tokens(path, folder.start_end())?;
         }
-        if !new_tokens.is_empty() {
+        let mut altered = altered;
+        if folder.start_end() {
             let table = loaded.language_model.token_table_mut();
-            start_end::fill(table, &new_tokens, folder.projector.as_deref(), device)?;
+            altered |= start_end::fill(table, &tokenizer, &new_tokens, folder.projector.as_deref(), device)?;
         }
-        Ok(Loaded { folder, model: loaded, tokenizer, processor, image_token, new_tokens })
+        Ok(Loaded { folder, model: loaded, tokenizer, processor, image_token, new_tokens, altered })
     }
 }
 
@@ -197,15 +220,46 @@ pub struct Loaded<M: LanguageModel, V: VisionEncoder, P: Projector> {
     pub image_token: Option<(String, u32)>,
     /// The tokens around images, where the checkpoint had none: no folder but this model's own has their rows.
     pub new_tokens: Vec<u32>,
+    /// Whether something around the language model is other than its folder says, so that the folder is no base for an
+    /// adapter.
+    pub altered: bool,
 }
 
-/// Settings of a LLaVA configuration that would change the projector's arithmetic and are not implemented.
-fn refuse_projector(root: &Fields<'_>) -> Result<(), CheckpointError> {
-    if root.string_or("projector_hidden_act", "gelu")? != "gelu" {
-        return Err(root.error("projector_hidden_act", "gelu: other activations are not implemented"));
+/// Settings of a LLaVA configuration that would change the projector's arithmetic and are not implemented. What this library
+/// writes for a projector that transformers has no class for is the recipe's own name for it.
+fn refuse_projector<P: Projector>(root: &Fields<'_>) -> Result<(), CheckpointError> {
+    let act = root.string_or(ACT, "gelu")?;
+    let ours = act == "identity" || act == P::NAME || (act.starts_with("mlp") && act.ends_with("x_gelu"));
+    if act != "gelu" && act != SINGLE && !ours {
+        return Err(root.error(ACT, "gelu: other activations are not implemented"));
     }
     if !root.bool_or("multimodal_projector_bias", true)? {
         return Err(root.error("multimodal_projector_bias", "true: projectors without biases are not implemented"));
+    }
+    Ok(())
+}
+
+/// The field of transformers' `config.json` that names the function between the projector's two layers.
+pub(super) const ACT: &str = "projector_hidden_act";
+/// Its value where a projector of one layer is written as two, the second of which does nothing.
+pub(super) const SINGLE: &str = "linear";
+
+/// Whether a transformers folder holds a projector of one layer in its two.
+pub(super) fn is_single_layer(config: &serde_json::Value) -> bool {
+    config[ACT] == SINGLE
+}
+
+/// The second layer of such a folder must do nothing.
+fn check_identity(shards: &Shards) -> Result<(), CheckpointError> {
+    for view in shards.iter().filter(|view| view.name.contains("multi_modal_projector.linear_2.")) {
+        let width = view.shape.last().copied().unwrap_or(0);
+        let matrix = view.shape.len() == 2;
+        let expected = |at: usize| if matrix && at.is_multiple_of(width + 1) { 1.0 } else { 0.0 };
+        if view.to_f32()?.iter().enumerate().any(|(at, value)| *value != expected(at)) {
+            let reason =
+                "is not the identity; with projector_hidden_act = linear two layers that both act are not implemented";
+            return Err(CheckpointError::tensor(view.file, view.name, reason.to_owned()));
+        }
     }
     Ok(())
 }

@@ -16,20 +16,27 @@ use std::path::{Path, PathBuf};
 ///
 /// # Errors
 /// [`RecipeError::Structure`] naming where it was sought, [`RecipeError::Hub`].
-pub(super) fn tower_folder(dir: &Path, name: &str) -> Result<PathBuf, RecipeError> {
-    let last = name.rsplit('/').next().unwrap_or(name);
-    let sought = [PathBuf::from(name), dir.join(name), dir.join(last)];
-    if let Some(path) = sought.iter().find(|path| path.join("config.json").is_file()) {
-        return Ok(path.clone());
+pub(super) fn tower_folder(dir: &Path, name: &str, wanted: Wanted) -> Result<PathBuf, RecipeError> {
+    if let Some(path) = local_tower(dir, name) {
+        return Ok(path);
     }
     if fetch::is_remote(Path::new(name)) {
-        return fetch::folder(Path::new(name), Wanted::Model);
+        return fetch::folder(Path::new(name), wanted);
     }
     Err(RecipeError::Structure {
         dir: dir.to_owned(),
         problem: format!("takes its vision tower from {name}, which is no folder here"),
-        advice: "add --set vision.from=DIR, the folder of that tower".to_owned(),
+        advice: "give that tower's folder: --set vision.from=DIR to a recipe, --vision-from DIR to a tool".to_owned(),
     })
+}
+
+/// The folder on this machine that an original configuration means. The model's own folder goes before the working
+/// directory, in which a tower of another model may have the same name.
+pub(super) fn local_tower(dir: &Path, name: &str) -> Option<PathBuf> {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    // Joined to an absolute name, the folder gives way.
+    let sought = [dir.join(name), dir.join(last), PathBuf::from(name)];
+    sought.into_iter().find(|path| path.join("config.json").is_file())
 }
 
 /// Gives a tower the weights of its own folder.
@@ -93,9 +100,10 @@ pub(super) fn is_table(name: &str) -> bool {
 
 /// Files that hold a projector, the surest first.
 pub(super) const PROJECTOR_FILES: &[(&str, Origin)] = &[
+    ("non_lora_trainables.bin", Origin::BesideLora),
+    ("non_lora_trainables.safetensors", Origin::BesideLora),
     ("mm_projector.safetensors", Origin::Alone),
     ("mm_projector.bin", Origin::Alone),
-    ("non_lora_trainables.bin", Origin::BesideLora),
 ];
 
 /// What a projector's file is.

@@ -37,11 +37,17 @@ pub fn check_records<K: DataKind>(
         if refused > listed.len() {
             listed.push(format!("  and {} more", refused - listed.len()));
         }
-        return Err(RecipeError::Records { count: refused, total: dataset.len(), listed: listed.join("\n") });
+        let advice = match bad_record {
+            BadRecord::Skip => "none is left to train on; repair them",
+            BadRecord::Error => "repair them, or leave them out with --set data.bad_record=skip",
+        };
+        return Err(RecipeError::Records { count: refused, total: dataset.len(), listed: listed.join("\n"), advice });
     }
     if checked.ok == 0 {
         let reasons: Vec<String> = checked.skipped.iter().map(|(reason, n)| format!("  {n} {reason}")).collect();
-        return Err(RecipeError::Records { count: dataset.len(), total: dataset.len(), listed: reasons.join("\n") });
+        let (count, total) = (dataset.len(), dataset.len());
+        let advice = "none is left to train on; raise data.max_tokens_count, or split the records";
+        return Err(RecipeError::Records { count, total, listed: reasons.join("\n"), advice });
     }
     Ok(checked)
 }

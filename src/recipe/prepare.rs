@@ -8,6 +8,7 @@ use super::run_folder::Inputs;
 use super::{Arguments, RecipeError, making, preflight, tools};
 use crate::adapters::Adapter;
 use crate::checkpoint::Shards;
+use crate::checkpoint::hub::Wanted;
 use crate::data::{Checked, DataKind, Dataset, Encoder, LoaderSettings, PadSide, Padding, Sampler};
 use crate::device::Chosen;
 use crate::generation::Stop;
@@ -165,8 +166,8 @@ where
             places.model = making::model(&made_dir.join("model"), &self.settings.data, &texts, seed)?;
             println!("model: made a small random one, in {}", places.model.display());
             println!(
-                "       a random model has nothing for a small adapter to adapt, so here, and only here, more of it is trained: \
-                 see `parameters` below"
+                "       a random model has nothing that is worth freezing, so here, and only here, more of it is trained: see \
+                 `parameters` below"
             );
         }
         Ok(places)
@@ -181,7 +182,10 @@ where
             Some(adapter) => folder.beside(adapter)?,
             None => folder,
         };
-        let folder = folder.with_start_end(settings.image.start_end);
+        let mut folder = folder.with_start_end(settings.image.start_end);
+        if self.arguments.dry_run {
+            folder.wanted = Wanted::ModelWithoutWeights;
+        }
         let mut opened = Opened::of(folder, &settings.model, &settings.vision, &settings.projector, &device)?;
         if let Some(processor) = &mut opened.processor {
             settings.image.apply(processor);
@@ -281,7 +285,7 @@ where
 /// Name and size of each weight file of a folder: enough to notice that another model lies there, without reading it.
 fn weight_files(dir: &Path) -> BTreeMap<String, u64> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let weights = entries.filter(|entry| entry.path().extension().is_some_and(|e| e == "safetensors"));
+    let weights = entries.filter(|entry| entry.path().extension().is_some_and(|e| e == "safetensors" || e == "bin"));
     weights
         .filter_map(|entry| Some((entry.file_name().into_string().ok()?, std::fs::metadata(entry.path()).ok()?.len())))
         .collect()

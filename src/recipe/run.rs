@@ -168,6 +168,10 @@ where
         for note in &folder.notes {
             println!("{note}");
         }
+        if let Err(error) = folder.check_made(arguments.model.is_some()) {
+            folder.abandon();
+            return Err(error);
+        }
         let prepared = preparation.prepare(&folder.dir().join("made")).and_then(|prepared| {
             folder.agree(&settings.resolved, &prepared.inputs)?;
             Ok(prepared)
@@ -220,7 +224,7 @@ where
             run_dir: folder.dir(),
             interrupt: &interrupt,
         };
-        let Loaded { folder: source, model, tokenizer, processor, image_token, new_tokens } = loaded;
+        let Loaded { folder: source, model, tokenizer, processor, image_token, new_tokens, altered } = loaded;
         let trained = match trainer.run(model, folder.resume.as_ref(), &mut trackers) {
             Ok(trained) => trained,
             Err(error) => {
@@ -239,7 +243,7 @@ where
             return Ok(Finished::Interrupted { run: folder.dir().to_owned() });
         }
         let loaded: Loaded<M, V, P> =
-            Loaded { folder: source, model: trained.model, tokenizer, processor, image_token, new_tokens };
+            Loaded { folder: source, model: trained.model, tokenizer, processor, image_token, new_tokens, altered };
         let after = samples.answers(&loaded.model, &chosen.device)?;
         samples.track(&mut trackers, trained.counters.step, &after)?;
         let saved = save_final(&folder.dir().join("final"), &loaded, &adapter)?;

@@ -108,6 +108,23 @@ impl RunFolder {
         self.resume.is_some() && self.dir().join("final").is_dir() && self.dir().join("report.html").is_file()
     }
 
+    /// Refuses to make a model for a run that was started on a real one, before anything is made.
+    ///
+    /// # Errors
+    /// [`RecipeError::Changed`].
+    pub fn check_made(&self, has_model: bool) -> Result<(), RecipeError> {
+        let run = self.dir().join(RUN);
+        if self.resume.is_none() || has_model || !run.is_file() {
+            return Ok(());
+        }
+        let model = JsonFile::read(&run)?.value()["model"].clone();
+        if model == "made" {
+            return Ok(());
+        }
+        let changes = format!("  --model was {model} and is missing");
+        Err(RecipeError::Changed { run: self.dir().to_owned(), changes })
+    }
+
     /// Compares with what the run was started with, or records it.
     ///
     /// # Errors

@@ -1,19 +1,20 @@
 //! `final/`: what training leaves, in Hugging Face's and PEFT's layouts.
 
-use super::opened::Loaded;
+use super::opened::{ACT, Loaded, SINGLE};
 use super::shape::{Shape, WeightType};
 use crate::adapters::{Adapter, AdapterError, PeftContext};
 use crate::checkpoint::{CheckpointError, DirWriter, HostTensor, JsonFile, Manifest, Pending, bridge, write_model};
 use crate::image::AspectRatio;
 use crate::models::{CausalLm, LanguageModel};
 use crate::nn::{AdapterSlot, Linear, TRAINED_ROWS, params};
-use crate::projector::Projector;
+use crate::projector::{Identity, Linear as Linear1, Mlp, Projector};
 use crate::text::TextError;
 use crate::vision::{VisionEncoder, VisionTower};
-use crate::vlm::{Layout, Original, Part, Vlm, to_original};
+use crate::vlm::{Layout, Original, Part, Vlm, for_original_code, to_original};
 use burn::module::{Param, ParamId};
 use burn::tensor::Tensor;
 use serde_json::{Value, json};
+use std::any::TypeId;
 use std::path::Path;
 
 use super::RecipeError;
@@ -56,8 +57,8 @@ impl Saved {
         let rows = |name: &str| name.ends_with(TRAINED_ROWS);
         let has_adapter = trained.iter().any(|p| p.name.contains(".adapter.") && !rows(&p.name));
         // An adapter needs a base that a file holds; a model put together from parts is in none, and neither are the rows
-        // of new tokens.
-        let has_base = !loaded.folder.is_assembled() && loaded.new_tokens.is_empty();
+        // of new tokens; and no file says what the user's settings changed around it.
+        let has_base = !loaded.folder.is_assembled() && loaded.new_tokens.is_empty() && !loaded.altered;
         let projector = |name: &str| Part::of(name) == Part::Projector;
         if trained.iter().any(|p| projector(&p.name)) && trained.iter().all(|p| projector(&p.name) || rows(&p.name)) {
             Self::Projector
@@ -109,8 +110,17 @@ pub fn save_model<M: LanguageModel, V: VisionEncoder, P: Projector>(
     let layout = if vision { Layout::Composed } else { Layout::Plain };
     let wanted = |name: &str| vision || Part::of(name) == Part::LanguageModel;
     let mut folder = DirWriter::create(dir)?;
-    write_model(&mut folder, "model", tensors(&model, layout, dtype, wanted), Some(shard_bytes))?;
-    folder.write_json("config.json", &typed(config(loaded, &model), dtype))?;
+    let mut weights = tensors(&model, layout, dtype, wanted)?;
+    let mut root = typed(config(loaded, &model), dtype);
+    if vision {
+        let (act, second) = transformers_projector::<P>(&model.multi_modal_projector);
+        root[ACT] = act.into();
+        for (key, tensor) in second {
+            weights.push(pending(key, tensor, dtype)?);
+        }
+    }
+    write_model(&mut folder, "model", weights, Some(shard_bytes))?;
+    folder.write_json("config.json", &root)?;
     write_generation_config(&mut folder, loaded)?;
     write_processor(&mut folder, loaded)?;
     loaded.tokenizer.save(folder.path()).map_err(RecipeError::Text)?;
@@ -119,28 +129,77 @@ pub fn save_model<M: LanguageModel, V: VisionEncoder, P: Projector>(
 }
 
 /// The weights that `wanted` picks, under a layout's names. Values are cast only when they are written.
+///
+/// # Errors
+/// [`CheckpointError::Tensor`] for a value that float16 has no number for.
 fn tensors<'a, L: CausalLm, T: VisionTower, P: crate::projector::ProjectorModel>(
     model: &Vlm<L, T, P>,
     layout: Layout,
     dtype: WeightType,
     wanted: impl Fn(&str) -> bool,
-) -> Vec<Pending<'a>> {
+) -> Result<Vec<Pending<'a>>, CheckpointError> {
     let all = bridge::to_host(model, |name, _| !name.contains(".adapter.") && wanted(name));
-    let named = all.into_iter().filter_map(|(name, tensor)| {
-        let tensor = match dtype {
-            WeightType::Float32 => tensor,
-            narrow => tensor.cast(narrow.dtype()).unwrap_or(tensor),
-        };
-        Some(Pending::host(model.file_key(&name, layout)?, tensor))
-    });
-    named.collect()
+    let named = all.into_iter().filter_map(|(name, tensor)| Some((model.file_key(&name, layout)?, tensor)));
+    named.map(|(key, tensor)| pending(key, tensor, dtype)).collect()
+}
+
+fn pending<'a>(key: String, tensor: HostTensor, dtype: WeightType) -> Result<Pending<'a>, CheckpointError> {
+    if dtype == WeightType::Float32 {
+        return Ok(Pending::host(key, tensor));
+    }
+    let beyond = |value: &f32| value.abs() > half::f16::MAX.to_f32();
+    let values = if dtype == WeightType::Float16 { tensor.to_f32() } else { None };
+    if let Some(value) = values.as_deref().and_then(|values| values.iter().find(|value| beyond(value))) {
+        let reason = format!("holds {value}, but float16 ends at 65504; take --dtype bfloat16 or float32");
+        return Err(CheckpointError::tensor(Path::new("--dtype float16"), &key, reason));
+    }
+    let narrow = tensor.cast(dtype.dtype()).unwrap_or(tensor);
+    Ok(Pending::host(key, narrow))
 }
 
 /// Both names of the element type: transformers 4 reads `torch_dtype`, 5 `dtype`.
 fn typed(mut config: Value, dtype: WeightType) -> Value {
-    config["dtype"] = dtype.name().into();
-    config["torch_dtype"] = dtype.name().into();
+    for key in ["dtype", "torch_dtype"] {
+        config[key] = dtype.name().into();
+        // transformers 4 builds each part in its own.
+        for part in ["text_config", "vision_config"] {
+            if config[part].is_object() {
+                config[part][key] = dtype.name().into();
+            }
+        }
+    }
     config
+}
+
+/// What a transformers folder says of a projector, and the weights that it needs besides. transformers has one class, of
+/// two layers: a single layer gets a second that does nothing, and for the others the field names a function that
+/// transformers does not know, so that it refuses the folder instead of drawing random weights.
+fn transformers_projector<P: Projector>(model: &P::Model) -> (String, Vec<(String, HostTensor)>) {
+    let listed = params::list(model);
+    let weights: Vec<_> = listed.iter().filter(|p| p.name.ends_with("weight")).collect();
+    let stack = [TypeId::of::<Mlp>(), TypeId::of::<Linear1>(), TypeId::of::<Identity>()].contains(&TypeId::of::<P>());
+    match (stack, weights.as_slice()) {
+        (false, _) => (P::NAME.to_owned(), Vec::new()),
+        (true, []) => ("identity".to_owned(), Vec::new()),
+        (true, [only]) => {
+            let width = only.shape[0];
+            let mut identity = vec![0.0; width * width];
+            (0..width).for_each(|i| identity[i * (width + 1)] = 1.0);
+            let layer = [("weight", vec![width, width], identity), ("bias", vec![width], vec![0.0; width])];
+            let tensor = |(name, shape, values)| {
+                Some((format!("multi_modal_projector.linear_2.{name}"), HostTensor::from_f32(shape, values)?))
+            };
+            (SINGLE.to_owned(), layer.into_iter().filter_map(tensor).collect())
+        }
+        (true, [_, _]) => ("gelu".to_owned(), Vec::new()),
+        (true, more) => (format!("mlp{}x_gelu", more.len()), Vec::new()),
+    }
+}
+
+/// Whether transformers has a class for the model's projector.
+pub fn suits_transformers<M: LanguageModel, V: VisionEncoder, P: Projector>(loaded: &Loaded<M, V, P>) -> bool {
+    let (act, _) = transformers_projector::<P>(&loaded.model.multi_modal_projector);
+    loaded.processor.is_none() || ["gelu", SINGLE].contains(&act.as_str())
 }
 
 /// Writes a folder that LLaVA's original code loads: one flat `config.json`, the projector below `model.mm_projector.`, and
@@ -160,20 +219,25 @@ pub fn save_original<M: LanguageModel, V: VisionEncoder, P: Projector>(
     merge(&mut model)?;
     let root = JsonFile::from_value(loaded.folder.config.path(), config(loaded, &model));
     let processor = loaded.processor.as_ref();
-    let parts = Original { vision_tower: TOWER.to_owned(), ..original_parts(loaded) };
-    let flat = to_original(&root.fields()?, &parts)?;
+    // The original code seeks it from its own working directory.
+    let tower_dir = std::path::absolute(dir).map_err(RecipeError::io(dir))?.join(TOWER);
+    let parts = Original { vision_tower: tower_dir.display().to_string(), ..original_parts(loaded) };
+    let flat = for_original_code(to_original(&root.fields()?, &parts)?, root.path())?;
     let mut folder = DirWriter::create(dir)?;
     let beside = |name: &str| Part::of(name) != Part::VisionTower;
-    write_model(&mut folder, "model", tensors(&model, Layout::Original, dtype, beside), Some(shard_bytes))?;
+    write_model(&mut folder, "model", tensors(&model, Layout::Original, dtype, beside)?, Some(shard_bytes))?;
     folder.write_json("config.json", &typed(flat, dtype))?;
     write_generation_config(&mut folder, loaded)?;
     loaded.tokenizer.save(folder.path()).map_err(RecipeError::Text)?;
+    // The original code reads no other form of the tokenizer.
+    if let Ok(bytes) = std::fs::read(loaded.folder.dir.join(SENTENCEPIECE)) {
+        folder.write(SENTENCEPIECE, &bytes)?;
+    }
     std::fs::create_dir(folder.path().join(TOWER)).map_err(RecipeError::io(folder.path()))?;
-    let tower = bridge::to_host(&model.vision_tower, |_, _| true).into_iter().map(|(name, tensor)| {
-        let tensor = tensor.cast(dtype.dtype()).unwrap_or(tensor);
-        Pending::host(model.vision_tower.file_key(&name), tensor)
-    });
-    write_model(&mut folder, &format!("{TOWER}/model"), tower.collect(), None)?;
+    let tower = bridge::to_host(&model.vision_tower, |_, _| true)
+        .into_iter()
+        .map(|(name, tensor)| pending(model.vision_tower.file_key(&name), tensor, dtype));
+    write_model(&mut folder, &format!("{TOWER}/model"), tower.collect::<Result<_, _>>()?, None)?;
     let mut tower_config = typed(root.value()["vision_config"].clone(), dtype);
     tower_config["architectures"] = json!(["CLIPVisionModel"]);
     folder.write_json(&format!("{TOWER}/config.json"), &tower_config)?;
@@ -185,6 +249,9 @@ pub fn save_original<M: LanguageModel, V: VisionEncoder, P: Projector>(
     folder.commit(Manifest::Omitted)?;
     Ok(())
 }
+
+/// SentencePiece's file.
+pub(super) const SENTENCEPIECE: &str = "tokenizer.model";
 
 /// The original code's name for the rows of new tokens beside a projector.
 const TOKEN_TABLE: &str = "model.embed_tokens.weight";
@@ -208,7 +275,7 @@ fn save_projector<M: LanguageModel, V: VisionEncoder, P: Projector>(
     let flat = to_original(&root.fields()?, &parts)?;
     let mut folder = DirWriter::create(dir)?;
     let projector = |name: &str| Part::of(name) == Part::Projector;
-    let mut tensors = tensors(model, Layout::Original, WeightType::Float32, projector);
+    let mut tensors = tensors(model, Layout::Original, WeightType::Float32, projector)?;
     if !loaded.new_tokens.is_empty() {
         let rows = model.language_model.clone().token_table_mut().rows(&loaded.new_tokens);
         tensors.push(Pending::host(TOKEN_TABLE.to_owned(), bridge::host(rows.inner())));
@@ -230,6 +297,8 @@ fn original_parts<M: LanguageModel, V: VisionEncoder, P: Projector>(loaded: &Loa
         projector_depth: projector.iter().filter(|p| p.name.ends_with("weight")).count(),
         mm_hidden_size: Some(model.vision_tower.width()),
         start_end: loaded.folder.start_end(),
+        apart: loaded.folder.encodes_apart(),
+        patch_token: loaded.folder.has_patch_token(),
         pad: loaded.processor.as_ref().is_some_and(|p| p.aspect_ratio == AspectRatio::Pad),
     }
 }

@@ -5,46 +5,70 @@ use super::parts::{is_table, open_projector};
 use crate::checkpoint::CheckpointError;
 use crate::nn::Embedding;
 use crate::text::Tokenizer;
+use crate::vlm::{Layout, Original};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::path::Path;
 
 /// Before and after an image.
 const TOKENS: [&str; 2] = ["<im_start>", "<im_end>"];
 
-/// Adds the tokens. Returns the ids of those that the tokenizer lacked.
+/// Adds the tokens. Returns the ids of those that the tokenizer lacked and that have no row in an original checkpoint's
+/// table of `rows` rows.
 ///
 /// # Errors
 /// [`RecipeError::Text`] where the tokenizer refuses them.
-pub(super) fn add(tokenizer: &mut Tokenizer) -> Result<Vec<u32>, RecipeError> {
+pub(super) fn add(tokenizer: &mut Tokenizer, layout: Layout, rows: usize) -> Result<Vec<u32>, RecipeError> {
     let lacking: Vec<&str> = TOKENS.into_iter().filter(|token| tokenizer.token_id(token).is_none()).collect();
     tokenizer.try_add_special_tokens(&lacking)?;
-    Ok(lacking.into_iter().filter_map(|token| tokenizer.token_id(token)).collect())
+    let ids = lacking.into_iter().filter_map(|token| tokenizer.token_id(token));
+    Ok(ids.filter(|id| layout != Layout::Original || *id as usize >= rows).collect())
 }
 
-/// Gives new tokens their rows: those that the first stage saved beside its projector, or else the mean of the rows before
-/// them.
+/// Adds the tokens that the original code adds when it loads a checkpoint, where the checkpoint's table has rows for them:
+/// some were saved without them in the tokenizer.
+///
+/// # Errors
+/// [`RecipeError::Text`] where the tokenizer refuses them.
+pub(super) fn complete(tokenizer: &mut Tokenizer, original: &Original, rows: usize) -> Result<(), RecipeError> {
+    let mut tokens = Vec::new();
+    if original.patch_token {
+        tokens.push("<im_patch>");
+    }
+    if original.start_end {
+        tokens.extend(TOKENS);
+    }
+    tokens.retain(|token| tokenizer.token_id(token).is_none());
+    if tokenizer.vocab_size() + tokens.len() <= rows {
+        tokenizer.try_add_special_tokens(&tokens)?;
+    }
+    Ok(())
+}
+
+/// Gives the tokens their rows: those that the first stage saved beside its projector, or else, where they are new, the mean
+/// of the rows before them. Returns whether rows of the folder's own were replaced.
 ///
 /// # Errors
 /// [`CheckpointError::Tensor`] where the saved rows do not fit.
 pub(super) fn fill(
     table: &mut Embedding,
-    ids: &[u32],
+    tokenizer: &Tokenizer,
+    new: &[u32],
     projector: Option<&Path>,
     device: &Device,
-) -> Result<(), CheckpointError> {
-    let first = ids.iter().min().map_or(0, |id| *id as usize);
-    let mean_1d = table.mean(first);
-    let [_, d] = mean_1d.dims();
+) -> Result<bool, CheckpointError> {
+    let ids: Vec<u32> = TOKENS.iter().filter_map(|token| tokenizer.token_id(token)).collect();
+    let first = new.iter().min().map_or(0, |id| *id as usize);
+    let [_, d] = table.weight.lazy_shape().dims();
     let saved = match projector {
         Some(path) => saved_rows(path, ids.len(), d)?,
         None => None,
     };
-    let rows_kd = match saved {
-        Some(rows) => Tensor::from_data(TensorData::new(rows, [ids.len(), d]), device),
-        None => mean_1d.expand([ids.len(), d]),
-    };
-    table.set_rows(ids, rows_kd);
-    Ok(())
+    match saved {
+        Some(rows) => table.set_rows(&ids, Tensor::from_data(TensorData::new(rows, [ids.len(), d]), device)),
+        None if !new.is_empty() => table.set_rows(new, table.mean(first).expand([new.len(), d])),
+        None => return Ok(false),
+    }
+    Ok(new.is_empty())
 }
 
 /// A projector that was trained with these tokens would see other features without them.

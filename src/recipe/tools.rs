@@ -52,6 +52,9 @@ pub struct Common {
     /// PEFT adapter on top of it, or a LoRA folder of LLaVA's original code
     #[arg(long, value_name = "DIR|OWNER/NAME[@REVISION]")]
     pub adapter: Option<PathBuf>,
+    /// Folder of the vision tower, where an original checkpoint names one that is not here
+    #[arg(long, value_name = "DIR")]
+    pub vision_from: Option<PathBuf>,
     /// auto, cpu, wgpu, wgpu:1, cuda or cuda:1
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = super::cli::parse_device)]
     pub device: DeviceRequest,
@@ -87,6 +90,10 @@ fn ready<M: LanguageModel, V: VisionEncoder, P: Projector>(
     let chosen = choose(common.device)?;
     eprintln!("device: {} ({})", chosen.name, chosen.reason);
     let device = chosen.device;
+    let folder = match &common.vision_from {
+        Some(tower) => folder.with_tower(tower)?,
+        None => folder,
+    };
     let mut opened = Opened::of(folder, model, vision, projector, &device)?;
     if let (Some(dir), Some(processor)) = (&common.adapter, &mut opened.processor) {
         // The adapter was trained on images as its own settings make them.
@@ -102,6 +109,14 @@ fn ready<M: LanguageModel, V: VisionEncoder, P: Projector>(
         loaded = adapter_file::load(loaded, &lora, dir, &device)?;
     }
     Ok(Ready { loaded, encoder, device })
+}
+
+/// A count on the command line.
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("write a whole number of at least 1".to_owned()),
+        Ok(n) => Ok(n),
+    }
 }
 
 /// Whether a folder holds an adapter, and not a projector alone.
@@ -169,7 +184,8 @@ pub(super) fn image_encoding<M: LanguageModel, V: VisionEncoder, P: Projector>(
     opened: &Opened<M, V, P>,
 ) -> Option<ImageEncoding> {
     let (processor, (token, token_id)) = (opened.processor.clone()?, opened.image_token.clone()?);
-    Some(ImageEncoding { processor, tokens_per_image: opened.model.tokens_per_image(), token, token_id })
+    let (tokens_per_image, apart) = (opened.model.tokens_per_image(), opened.folder.encodes_apart());
+    Some(ImageEncoding { processor, tokens_per_image, token, token_id, apart })
 }
 
 /// The id that fills short rows: known by position, never by value.

@@ -1,6 +1,7 @@
 //! The ONE place where a checkpoint's own words choose types: for the tools that must take any checkpoint.
 
 use super::folder::ModelFolder;
+use super::opened::is_single_layer;
 use super::tools::Tool;
 use crate::models::{LanguageModel, Llama};
 use crate::projector::{Mlp, NoProjector};
@@ -25,7 +26,8 @@ pub fn with_types<T: Tool>(dir: &Path, adapter: Option<&Path>, tool: T) -> anyho
         }
         Layout::Composed => {
             let keys = crate::checkpoint::Shards::open(dir)?;
-            let depth = keys.names().filter(|n| n.contains("multi_modal_projector.") && n.ends_with(".weight")).count();
+            let held = keys.names().filter(|n| n.contains("multi_modal_projector.") && n.ends_with(".weight")).count();
+            let depth = if is_single_layer(folder.config.value()) { 1 } else { held };
             // `Linear` and `Identity` are the depths 1 and 0 of the same stack, with the same keys: one type for all three
             // keeps the tools small.
             tool.run(folder, Llama::default(), Clip::default(), Mlp { depth, ..Mlp::default() })

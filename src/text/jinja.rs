@@ -19,8 +19,15 @@
 //! Supervision is not moved by that: spans come from marks that no text can contain.
 
 mod chat;
+pub(super) mod date;
+pub(super) mod filters;
+pub(super) mod json;
 mod marks;
+pub(super) mod methods;
+pub(super) mod python;
 mod spans;
+#[cfg(test)]
+mod tests;
 
 use self::chat::{Chat, PROBE, answers};
 use self::marks::{Mark, Marked, Owner};
@@ -78,7 +85,9 @@ impl JinjaTemplate {
     /// # Errors
     /// [`TextError::Template`] with Jinja's reason and line.
     pub fn new(name: &str, source: &str, variables: Map<String, Json>) -> Result<Self, TextError> {
-        let rewritten = rewrite(source, GENERATION);
+        // Jinja2 reads every line break of a template as `\n`, also inside string literals.
+        let source = source.replace("\r\n", "\n").replace('\r', "\n");
+        let rewritten = rewrite(&source, GENERATION);
         let env = environment(rewritten.source).map_err(|e| template_error(name, &e))?;
         let mut template = Self {
             name: name.into(),

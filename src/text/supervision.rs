@@ -35,6 +35,9 @@ pub struct ImageTokens {
     pub id: u32,
     /// How many tokens each image takes.
     pub per_image: Vec<usize>,
+    /// Whether the text between two images is tokenized by itself, as LLaVA's original code does: a tokenizer that marks
+    /// the beginning of a text then marks it after every image too.
+    pub apart: bool,
 }
 
 /// Encodes a rendered text once, with as many image tokens for each marker as its image takes.
@@ -58,7 +61,10 @@ pub fn encode_rendered(
     if !image.per_image.is_empty() {
         check_image_token(tokenizer, image)?;
     }
-    let tokens = tokenizer.encode(&rendered.text)?;
+    let tokens = match image.apart && !image.token.is_empty() {
+        true => encode_apart(tokenizer, &rendered.text, image)?,
+        false => encode(tokenizer, &rendered.text)?,
+    };
     let is_image = |token: &Token| {
         token.id == image.id && !image.token.is_empty() && rendered.text[token.start..token.end].contains(&image.token)
     };
@@ -90,6 +96,38 @@ pub fn encode_rendered(
     Ok(out)
 }
 
+/// The tokens of a text, the white space left out that an added token takes in beside itself (`lstrip`, `rstrip`): it
+/// would reach out of a span that ends with the token.
+fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<Token>, TextError> {
+    let mut tokens = tokenizer.encode(text)?;
+    for token in tokens.iter_mut().filter(|token| tokenizer.is_added(token.id)) {
+        let words = &text[token.start..token.end];
+        if !words.trim().is_empty() {
+            token.end = token.start + words.trim_end().len();
+            token.start += words.len() - words.trim_start().len();
+        }
+    }
+    Ok(tokens)
+}
+
+/// As [`encode`], piece by piece between the image markers.
+fn encode_apart(tokenizer: &Tokenizer, text: &str, image: &ImageTokens) -> Result<Vec<Token>, TextError> {
+    let mut tokens = Vec::new();
+    let piece = |range: Range<usize>| -> Result<Vec<Token>, TextError> {
+        let moved = |token: Token| Token { start: token.start + range.start, end: token.end + range.start, ..token };
+        Ok(encode(tokenizer, &text[range.clone()])?.into_iter().map(moved).collect())
+    };
+    let mut from = 0;
+    for (start, marker) in text.match_indices(&image.token) {
+        let end = start + marker.len();
+        tokens.extend(piece(from..start)?);
+        tokens.push(Token { id: image.id, start, end });
+        from = end;
+    }
+    tokens.extend(piece(from..text.len())?);
+    Ok(tokens)
+}
+
 /// Refuses a template that would train a model never to stop.
 ///
 /// A short conversation is rendered and encoded; its last learned token that is not white space must be the tokenizer's
@@ -104,7 +142,7 @@ pub fn check_end_of_turn(template: &ChatTemplate, tokenizer: &Tokenizer) -> Resu
         Conversation::new(vec![Message::text(Role::User, "Is it red?"), Message::text(Role::Assistant, "Yes, it is.")]);
     let rendered = template.render(&sample)?;
     let mut spans = rendered.spans.iter().peekable();
-    let tokens = tokenizer.encode(&rendered.text)?;
+    let tokens = encode(tokenizer, &rendered.text)?;
     let learned: Vec<&Token> = tokens.iter().filter(|token| lies_inside(token, &mut spans)).collect();
     let words = |token: &Token| rendered.text.get(token.start..token.end).unwrap_or_default();
 

@@ -5,7 +5,7 @@ mod llava;
 
 use super::*;
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -53,7 +53,7 @@ fn message(value: &Value) -> Message {
 }
 
 fn images(tokenizer: &Tokenizer, per_image: Vec<usize>) -> ImageTokens {
-    ImageTokens { token: IMAGE_TOKEN.into(), id: tokenizer.token_id(IMAGE_TOKEN).unwrap(), per_image }
+    ImageTokens { token: IMAGE_TOKEN.into(), id: tokenizer.token_id(IMAGE_TOKEN).unwrap(), per_image, apart: false }
 }
 
 fn chat(turns: &[(Role, &str)]) -> Conversation {
@@ -378,6 +378,27 @@ fn settings_of_both_forms_are_read() {
     assert_eq!((metaspace.eos(), metaspace.unk()), (metaspace.token_id("</s>"), metaspace.token_id("<unk>")));
     assert_eq!(metaspace.model_max_length(), Some(2048));
     assert_eq!(metaspace.chat_template(), None);
+}
+
+#[test]
+fn an_added_token_is_learned_without_the_white_space_that_it_takes_in() {
+    let dir = tempfile::tempdir().unwrap();
+    tokenizer("bytelevel").save(dir.path()).unwrap();
+    let file = dir.path().join("tokenizer.json");
+    let mut json: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let added = json["added_tokens"].as_array_mut().unwrap();
+    let id = added.iter().map(|token| token["id"].as_u64().unwrap()).max().unwrap() + 1;
+    let id = id.max(tokenizer("bytelevel").vocab_size() as u64);
+    added.push(json!({"id": id, "content": "<|end|>", "single_word": false, "lstrip": true, "rstrip": true,
+        "normalized": false, "special": true}));
+    std::fs::write(&file, json.to_string()).unwrap();
+    let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+    let text = "<|end|>\nYes <|end|>\n".to_owned();
+    let span = 8..text.len() - 1;
+    let encoded = encode_rendered(&tokenizer, &Rendered { text, spans: vec![span] }, &ImageTokens::default()).unwrap();
+    let ends = encoded.input_ids.iter().zip(&encoded.supervised).filter(|(one, _)| **one == id as u32);
+    assert_eq!(ends.map(|(_, learned)| *learned).collect::<Vec<_>>(), [false, true]);
+    assert!(encoded.num_supervised() > 1);
 }
 
 #[test]

@@ -91,7 +91,9 @@ impl Tokenizer {
         backend.with_padding(None);
         backend.with_truncation(None).map_err(|e| malformed(e.to_string()))?;
         let first = backend.encode("a", true).map_err(|e| malformed(e.to_string()))?.get_ids().first().copied();
-        let adds_bos = roles.bos.is_some() && (first == roles.bos || files.flag("add_bos_token") == Some(true));
+        // The post-processor decides; transformers' Llama classes alone rewrite it where the setting asks for BOS.
+        let asked = files.is_llama_class() && files.flag("add_bos_token") == Some(true);
+        let adds_bos = roles.bos.is_some() && (first == roles.bos || asked);
         backend.with_post_processor(None::<PostProcessorWrapper>);
         let vocab_size = vocab_size(&backend);
         Ok(Self { backend: Arc::new(backend), files: Arc::new(files), outer, roles, adds_bos, vocab_size })

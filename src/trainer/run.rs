@@ -58,9 +58,7 @@ pub enum TrainError {
         step: usize,
     },
     /// Nothing that a step could change.
-    #[error(
-        "nothing is trained: {0}; set train.projector, train.language_model or train.vision_tower to true, or add an adapter"
-    )]
+    #[error("nothing is trained: {0}")]
     NothingTrained(String),
 }
 
@@ -129,7 +127,11 @@ impl<O: Objective, K: DataKind> Trainer<'_, O, K> {
         trackers: &mut Trackers,
     ) -> Result<Trained<P>, TrainError> {
         if crate::nn::params::list_trainable(&model).is_empty() {
-            return Err(TrainError::NothingTrained("every part of the model is frozen".to_owned()));
+            return Err(TrainError::NothingTrained(
+                "every part of the model is frozen; set train.projector, train.language_model or train.vision_tower to true, or add \
+                 an adapter"
+                    .to_owned(),
+            ));
         }
         let (model, optimizer, counters) = match resume {
             None => (model, AdamW::default(), Counters::default()),
@@ -196,6 +198,7 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
         'epochs: while self.counters.step < plan.total_steps {
             let (epoch, within) = plan.place(self.counters.step);
             let mut loader = self.loader(epoch, within)?;
+            let before = self.counters.num_tokens;
             for _ in within..plan.steps_per_epoch {
                 let micro: Vec<LoadedBatch> = loader
                     .by_ref()
@@ -207,8 +210,11 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
                     break 'epochs;
                 }
                 if self.counters.step >= plan.total_steps {
-                    break 'epochs;
+                    break;
                 }
+            }
+            if within == 0 && self.counters.num_tokens == before {
+                return Err(TrainError::NothingTrained("every record of the epoch was left out".to_owned()));
             }
         }
         self.finish(ended)

@@ -7,7 +7,7 @@ mod original;
 
 pub use inputs::{Targets, VlmInputs};
 pub use keys::{IGNORED, Layout, Part, Rules, peft_rename};
-pub use original::{Original, is_original, to_original};
+pub use original::{APART, Original, for_original_code, is_original, to_original};
 
 use crate::models::CausalLm;
 use crate::nn::{KvCache, Linear, TokenStats, cast_to, token_log_probs, token_stats};

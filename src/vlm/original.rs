@@ -2,9 +2,18 @@
 
 use crate::checkpoint::{CheckpointError, Fields, JsonFile};
 use serde_json::{Map, Value, json};
+use std::path::Path;
 
-/// `model_type`s of the original code, and the language model's own.
-const FAMILIES: &[(&str, &str)] = &[("llava", "llama"), ("llava_llama", "llama"), ("llava_mistral", "mistral")];
+/// The original code's classes, LLaVA-NeXT's included: `model_type`, the language model's own, the class.
+const CLASSES: &[(&str, &str, &str)] = &[
+    ("llava_llama", "llama", "LlavaLlamaForCausalLM"),
+    ("llava", "llama", "LlavaLlamaForCausalLM"),
+    ("llava_mistral", "mistral", "LlavaMistralForCausalLM"),
+    ("llava_qwen", "qwen2", "LlavaQwenForCausalLM"),
+];
+
+/// This library's own field, which says whether the text between two images is tokenized by itself.
+pub const APART: &str = "mm_text_apart";
 
 /// Fields of the original code that describe the composition or its training, not the language model.
 const BESIDE: &[&str] = &[
@@ -34,8 +43,12 @@ pub struct Original {
     pub mm_hidden_size: Option<usize>,
     /// Whether each image stands between `<im_start>` and `<im_end>`.
     pub start_end: bool,
+    /// Whether the original code gives the tokenizer `<im_patch>`, which it never uses.
+    pub patch_token: bool,
     /// Whether images are padded to squares instead of being cropped.
     pub pad: bool,
+    /// Whether the text between two images is tokenized by itself, as the original code does.
+    pub apart: bool,
 }
 
 /// Whether a `config.json` is one of the original code's.
@@ -53,8 +66,9 @@ impl Original {
     pub fn read(file: &JsonFile) -> Result<(Self, JsonFile), CheckpointError> {
         let fields = file.fields()?;
         let found = fields.string_or("model_type", "llava")?;
-        let Some((_, family)) = FAMILIES.iter().find(|(name, _)| *name == found) else {
-            return Err(fields.error("model_type", "llava, llava_llama or llava_mistral, which are implemented"));
+        let known = CLASSES.iter().find(|(name, ..)| *name == found).map(|(_, family, _)| *family);
+        let Some(family) = known.or_else(|| found.strip_prefix("llava_")) else {
+            return Err(fields.error("model_type", "llava, or llava_ before the language model's own"));
         };
         let original = Self {
             vision_tower: match fields.first_of(&["mm_vision_tower", "vision_tower"]) {
@@ -64,7 +78,9 @@ impl Original {
             projector_depth: projector_depth(&fields)?,
             mm_hidden_size: fields.opt_usize("mm_hidden_size")?,
             start_end: fields.bool_or("mm_use_im_start_end", false)?,
+            patch_token: fields.bool_or("mm_use_im_patch_token", true)?,
             pad: pads(&fields)?,
+            apart: fields.bool_or(APART, true)?,
         };
         refuse_unimplemented(&fields)?;
         let mut text = Map::new();
@@ -133,11 +149,9 @@ fn refuse_unimplemented(fields: &Fields<'_>) -> Result<(), CheckpointError> {
 pub fn to_original(root: &Fields<'_>, parts: &Original) -> Result<Value, CheckpointError> {
     let text = root.object("text_config")?;
     let family = text.string_or("model_type", "llama")?;
-    let (model_type, class) = match family.as_str() {
-        "llama" => ("llava_llama", "LlavaLlamaForCausalLM"),
-        "mistral" => ("llava_mistral", "LlavaMistralForCausalLM"),
-        _ => return Err(text.error("model_type", "llama or mistral: the original code has no class for others")),
-    };
+    let known = CLASSES.iter().find(|(_, known, _)| *known == family);
+    let model_type = known.map_or_else(|| format!("llava_{family}"), |(name, ..)| (*name).to_owned());
+    let class = known.map(|(.., class)| *class);
     let mut flat: Map<String, Value> = text.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
     let feature = match root.string_or("vision_feature_select_strategy", "default")?.as_str() {
         "full" => "cls_patch",
@@ -151,14 +165,15 @@ pub fn to_original(root: &Fields<'_>, parts: &Original) -> Result<Value, Checkpo
     let layer = root.get("vision_feature_layer").cloned().unwrap_or(json!(-2));
     for (key, value) in [
         ("model_type", json!(model_type)),
-        ("architectures", json!([class])),
+        ("architectures", json!(class.into_iter().collect::<Vec<_>>())),
         ("mm_vision_tower", json!(parts.vision_tower)),
         ("mm_projector_type", json!(kind)),
         ("mm_hidden_size", json!(parts.mm_hidden_size)),
         ("mm_vision_select_layer", layer),
         ("mm_vision_select_feature", json!(feature)),
         ("mm_use_im_start_end", json!(parts.start_end)),
-        ("mm_use_im_patch_token", json!(false)),
+        (APART, json!(parts.apart)),
+        ("mm_use_im_patch_token", json!(parts.patch_token)),
         ("image_aspect_ratio", json!(if parts.pad { "pad" } else { "square" })),
         ("use_mm_proj", json!(true)),
         ("tie_word_embeddings", root.get("tie_word_embeddings").cloned().unwrap_or(json!(false))),
@@ -166,6 +181,40 @@ pub fn to_original(root: &Fields<'_>, parts: &Original) -> Result<Value, Checkpo
         flat.insert(key.to_owned(), value);
     }
     Ok(flat.into())
+}
+
+/// What [`to_original`] wrote, for the original code itself and not for this library alone.
+///
+/// transformers 4.37, which that code is written for, takes `{type, factor}` of a rotary scaling and nothing else.
+///
+/// # Errors
+/// [`CheckpointError::Field`] for a family that it has no class for and a scaling that it does not know.
+pub fn for_original_code(mut flat: Value, path: &Path) -> Result<Value, CheckpointError> {
+    let file = JsonFile::from_value(path, flat.clone());
+    let fields = file.fields()?;
+    if flat["architectures"].as_array().is_none_or(Vec::is_empty) {
+        return Err(fields.error("model_type", "llama, mistral or qwen2: the original code has no class for others"));
+    }
+    let Some(map) = flat.as_object_mut() else { return Ok(flat) };
+    map.shift_remove("rope_parameters");
+    let Some(key) = fields.first_of(&["rope_parameters", "rope_scaling"]) else { return Ok(flat) };
+    let Some(scaling) = fields.opt_object(key)? else { return Ok(flat) };
+    if let Some(theta) = scaling.get("rope_theta") {
+        map.insert("rope_theta".to_owned(), theta.clone());
+    }
+    let kind = match scaling.first_of(&["rope_type", "type"]) {
+        Some(kind) => scaling.string(kind)?,
+        None => "default".to_owned(),
+    };
+    match kind.as_str() {
+        "default" => map.shift_remove("rope_scaling"),
+        "linear" | "dynamic" => {
+            let factor = scaling.get("factor").cloned().unwrap_or(json!(1.0));
+            map.insert("rope_scaling".to_owned(), json!({"type": kind, "factor": factor}))
+        }
+        _ => return Err(fields.error(key, "linear or dynamic: the original code knows no other scaling")),
+    };
+    Ok(flat)
 }
 
 #[cfg(test)]
@@ -212,7 +261,7 @@ mod tests {
     #[test]
     fn what_is_not_implemented_is_refused_by_name() {
         for (key, value) in [
-            ("model_type", json!("llava_mpt")),
+            ("model_type", json!("bunny")),
             ("mm_projector_type", json!("ldpv2")),
             ("image_aspect_ratio", json!("anyres")),
             ("mm_resampler_type", json!("perceiver")),

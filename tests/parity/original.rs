@@ -25,7 +25,13 @@ fn open(folder: ModelFolder, vision: &Clip, projector: &Mlp) -> (Model, Encoder)
     let encoder = Encoder {
         tokenizer: opened.tokenizer.clone(),
         template: ChatTemplate::llava("v1").unwrap(),
-        image: Some(ImageEncoding { processor, tokens_per_image, token, token_id }),
+        image: Some(ImageEncoding {
+            processor,
+            tokens_per_image,
+            token,
+            token_id,
+            apart: opened.folder.encodes_apart(),
+        }),
         max_length: usize::MAX,
         overlong: Overlong::Error,
     };

@@ -155,3 +155,53 @@ fn a_first_stage_with_start_and_end_tokens_resumes_to_the_same_bytes() {
     let file = "final/mm_projector.safetensors";
     assert_eq!(std::fs::read(whole.join(file)).unwrap(), std::fs::read(broken.join(file)).unwrap());
 }
+
+#[test]
+fn what_no_folder_says_is_not_left_to_an_adapter() {
+    let folder = tempfile::tempdir().unwrap();
+    // Another layer than the base's configuration names: an adapter alone would be read with the base's.
+    let run = folder.path().join("run");
+    let records = fixture("parity/records");
+    let model = fixture("parity/llava_gqa/model");
+    let mut command = program("llava_sft");
+    command.arg("--model").arg(&model).arg("--data").arg(records.join("data.json"));
+    command.arg("--eval-data").arg(records.join("data.json")).arg("--images").arg(records.join("images"));
+    command.arg("--output").arg(&run).args(["--max-steps", "2", "--device", "cpu", "--set", "vision.select_layer=-1"]);
+    for set in ["train.eval_generate=0", "train.report_to=none"] {
+        command.args(["--set", set]);
+    }
+    succeeded(command.output().unwrap());
+    assert!(!run.join("final/adapter_config.json").exists());
+    let config: Value = serde_json::from_slice(&std::fs::read(run.join("final/config.json")).unwrap()).unwrap();
+    assert_eq!(config["vision_feature_layer"], -1);
+
+    // A projector is not put on other features than it was trained on, unless its own folder says so.
+    let first = folder.path().join("first");
+    succeeded(train("llava_pretrain", &first, &["vision.select_layer=-1"]));
+    let second = folder.path().join("second");
+    succeeded(train("llava_sft", &second, &[&from(first.join("final"))]));
+    assert!((held_out(&second)[0] - held_out(&first)[1]).abs() < 1e-6);
+    let third = folder.path().join("third");
+    let other = train("llava_sft", &third, &[&from(first.join("final")), "vision.select_layer=-2"]);
+    refused(other, &["vision_feature_layer = -1", "here it is -2"]);
+    assert!(!third.exists());
+}
+
+#[test]
+fn a_run_that_learns_nothing_is_no_success() {
+    let folder = tempfile::tempdir().unwrap();
+    let records = fixture("parity/records");
+    let whole = std::fs::read(records.join("images/ridge.png")).unwrap();
+    // The header is sound, so that only decoding shows it.
+    std::fs::write(folder.path().join("a.png"), &whole[..whole.len() / 2]).unwrap();
+    let turns = r#"[{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A ridge."}]"#;
+    let data = folder.path().join("data.json");
+    std::fs::write(&data, format!(r#"[{{"id": "a", "image": "a.png", "conversations": {turns}}}]"#)).unwrap();
+    let run = folder.path().join("run");
+    let mut command = program("llava_sft");
+    command.arg("--model").arg(fixture("parity/llava_gqa/model")).arg("--data").arg(&data);
+    command.arg("--images").arg(folder.path()).arg("--output").arg(&run);
+    command.args(["--device", "cpu", "--max-steps", "2", "--set", "data.bad_record=skip"]);
+    refused(command.output().unwrap(), &["nothing is trained", "left out"]);
+    assert!(!run.join("final").exists());
+}

@@ -135,3 +135,20 @@ fn a_model_of_the_hub_comes_from_the_cache_when_there_is_no_network() {
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     assert!(text(&output).contains("someone/other") && text(&output).contains("HF_HUB_OFFLINE"), "{}", text(&output));
 }
+
+#[test]
+fn a_projector_of_one_layer_is_two_for_transformers_and_one_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let original = fixture("parity/original/inside");
+    let back = folder.path().join("back");
+    let arguments =
+        ["--model".as_ref(), original.as_path(), "--to".as_ref(), "transformers".as_ref(), "--output".as_ref(), &back];
+    // In f32, so that the rows of the tokens that are added are not rounded.
+    run("convert", &arguments, &["--dtype", "float32"], 0);
+    let config: Value = serde_json::from_slice(&std::fs::read(back.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["projector_hidden_act"], "linear");
+    let shards = firebrick::checkpoint::Shards::open(&back).unwrap();
+    assert!(shards.get("multi_modal_projector.linear_2.weight").is_some());
+    drop(shards);
+    assert_near(&scores(&back, None, folder.path()), &scores(&original, None, folder.path()), 0.0);
+}

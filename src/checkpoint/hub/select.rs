@@ -78,51 +78,41 @@ pub(super) enum Weights<'a> {
     None(Vec<&'a str>),
 }
 
-/// The weights that are wanted. safetensors go before pickles, one file before shards, as
-/// transformers takes them; a repository often holds the same weights in several forms.
+/// The weights that are wanted: of the names that are read from a folder, safetensors before pickles and one file before
+/// shards, as transformers takes them. A repository often holds the same weights in several forms, and under names that
+/// nothing reads.
 pub(super) fn weights<'a>(names: impl Iterator<Item = &'a str>, wanted: Wanted) -> Weights<'a> {
     let all: Vec<&str> = names.collect();
-    let root = || all.iter().copied().filter(|name| !name.contains('/'));
-    let named = |name: &str| root().find(|one| *one == name);
-    let ending = |end: &str| root().filter(|name| name.ends_with(end)).collect::<Vec<_>>();
-    let stems: &[&str] = match wanted {
+    let named = |name: &str| all.iter().copied().find(|one| *one == name);
+    let forms: &[(&str, &str)] = match wanted {
         Wanted::ModelWithoutWeights => return Weights::Files(Vec::new()),
-        Wanted::Adapter => &["adapter_model"],
-        // A repository with a model's configuration may hold an adapter's weights alone.
-        Wanted::Model => &["model", "adapter_model"],
+        Wanted::Adapter => &[("adapter_model", "safetensors"), ("adapter_model", "bin")],
+        // A repository with a model's configuration may hold an adapter's weights alone, or a projector's.
+        Wanted::Model => &[
+            ("model", "safetensors"),
+            ("adapter_model", "safetensors"),
+            ("pytorch_model", "bin"),
+            ("adapter_model", "bin"),
+            ("mm_projector", "safetensors"),
+            ("mm_projector", "bin"),
+        ],
     };
-    for stem in stems {
-        // What was trained beside an adapter stands in a file of its own, in neither form twice.
-        let beside = |found: bool| match *stem == "adapter_model" && found {
-            true => beside_adapter(&named),
-            false => Vec::new(),
+    for (stem, form) in forms {
+        // What was trained beside an adapter stands in a file of its own, in neither form twice; so does a projector
+        // beside its language model.
+        let beside = match *stem {
+            "adapter_model" => beside_adapter(&named),
+            "pytorch_model" => named("mm_projector.bin").into_iter().collect(),
+            _ => Vec::new(),
         };
-        if let Some(file) = named(&format!("{stem}.safetensors")) {
-            return Weights::Files([vec![file], beside(true)].concat());
+        if let Some(file) = named(&format!("{stem}.{form}")) {
+            return Weights::Files([vec![file], beside].concat());
         }
-        if let Some(index) = named(&format!("{stem}.safetensors.index.json")) {
-            return Weights::Index(index, beside(true));
-        }
-    }
-    let safetensors = ending(".safetensors");
-    if wanted == Wanted::Model && !safetensors.is_empty() {
-        return Weights::Files(safetensors);
-    }
-    let stems = if wanted == Wanted::Model { &["pytorch_model", "adapter_model"][..] } else { &["adapter_model"] };
-    for stem in stems {
-        let beside = || [beside_adapter(&named), named("mm_projector.bin").into_iter().collect()].concat();
-        if let Some(file) = named(&format!("{stem}.bin")) {
-            return Weights::Files([vec![file], beside()].concat());
-        }
-        if let Some(index) = named(&format!("{stem}.bin.index.json")) {
-            return Weights::Index(index, beside());
+        if let Some(index) = named(&format!("{stem}.{form}.index.json")) {
+            return Weights::Index(index, beside);
         }
     }
-    let projector: Vec<&str> = named("mm_projector.bin").into_iter().collect();
-    match wanted == Wanted::Model && !projector.is_empty() {
-        true => Weights::Files(projector),
-        false => Weights::None(all.into_iter().filter(|name| is_foreign(name)).collect()),
-    }
+    Weights::None(all.into_iter().filter(|name| is_foreign(name)).collect())
 }
 
 fn beside_adapter<'a>(named: &dyn Fn(&str) -> Option<&'a str>) -> Vec<&'a str> {
@@ -225,7 +215,9 @@ mod tests {
         let index = "model.safetensors.index.json";
         let doubled = ["consolidated.safetensors", "model-00001-of-00002.safetensors", index, "mm_projector.bin"];
         check(&doubled, Wanted::Model, Index(index, vec![]));
-        check(&["a.safetensors", "pytorch_model.bin"], Wanted::Model, Files(vec!["a.safetensors"]));
+        // A name that no reader knows is no reason to fetch it.
+        check(&["model.fp16.safetensors", "pytorch_model.bin"], Wanted::Model, Files(vec!["pytorch_model.bin"]));
+        check(&["a.safetensors"], Wanted::Model, None(vec!["a.safetensors"]));
         let pickles = ["pytorch_model.bin.index.json", "pytorch_model-00001-of-00001.bin", "mm_projector.bin"];
         check(&pickles, Wanted::Model, Index(pickles[0], vec!["mm_projector.bin"]));
         check(&["mm_projector.bin", "training_args.bin"], Wanted::Model, Files(vec!["mm_projector.bin"]));

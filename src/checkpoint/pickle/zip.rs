@@ -139,7 +139,8 @@ fn place<'a>(
     };
     let name = std::str::from_utf8(local).map_err(|_| bad("has a name that is not UTF-8".to_owned()))?;
     let plain = |part: &str| !matches!(part, "" | "." | "..");
-    if !name.trim_end_matches('/').split('/').all(plain) || name.contains(['\\', ':', '\0']) {
+    // A name is looked up in the archive and never on the disk; PyTorch takes the file's own as the root.
+    if !name.trim_end_matches('/').split('/').all(plain) || name.contains(['\\', '\0']) {
         return Err(bad("has a name that leaves the archive's folder".to_owned()));
     }
     Ok((name, header..end, start as usize..end as usize))

@@ -31,6 +31,10 @@ impl Projector for Mlp {
     type Model = MlpModel;
 
     fn build(&self, from: usize, to: usize, device: &Device) -> Result<MlpModel, ProjectorError> {
+        // No layer at all, which a configuration can ask for.
+        if self.depth == 0 && from != to {
+            return Err(ProjectorError::Widths { from, to });
+        }
         let linears =
             (0..self.depth).map(|i| nn::Linear::new(if i == 0 { from } else { to }, to, true, device)).collect();
         Ok(MlpModel { linears })

@@ -1,7 +1,7 @@
 //! One question, answered as the model writes.
 
 use super::super::folder::ModelFolder;
-use super::super::zoo;
+use super::super::{RecipeError, zoo};
 use super::{Common, Tool, end_tokens, pad_id, ready};
 use crate::data::turns::split_images;
 use crate::data::{PadSide, Padding, collate};
@@ -29,7 +29,7 @@ pub struct Chat {
     #[arg(long, value_name = "TEXT")]
     pub prompt: String,
     /// Tokens after which the answer ends anyway
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = super::at_least_one)]
     pub max_new_tokens: usize,
 }
 
@@ -60,6 +60,14 @@ impl Tool for Chat {
         let mut content = split_images(&self.prompt);
         if !content.contains(&Part::Image) {
             content.splice(0..0, self.image.iter().map(|_| Part::Image));
+        }
+        let places = content.iter().filter(|part| **part == Part::Image).count();
+        if places != self.image.len() {
+            let pictures = self.image.len();
+            return Err(RecipeError::Usage(format!(
+                "--prompt has {places} <image>, but --image names {pictures} files; name as many, or leave the markers out"
+            ))
+            .into());
         }
         let conversation = Conversation::new(vec![Message::new(Role::User, content)]);
         let encoded = ready.encoder.encode_question(&conversation, &self.image)?;

@@ -2,7 +2,7 @@
 
 use super::super::folder::ModelFolder;
 use super::super::opened::Opened;
-use super::super::save::{save_model, save_original};
+use super::super::save::{SENTENCEPIECE, save_model, save_original, suits_transformers};
 use super::super::shape::Shape;
 use super::super::{RecipeError, fetch, zoo};
 use super::Tool;
@@ -78,6 +78,20 @@ impl Tool for Convert {
             return Err(RecipeError::Usage(advice.to_owned()).into());
         }
         let loaded = opened.load(&projector, &|_| false, &device)?;
+        if self.to == Target::Transformers && !suits_transformers(&loaded) {
+            return Err(RecipeError::Structure {
+                dir: loaded.folder.dir.clone(),
+                problem: "has a projector that transformers has no class for: it knows one of two layers".to_owned(),
+                advice: "use the folder as it is: every recipe and tool here reads it".to_owned(),
+            }
+            .into());
+        }
+        if self.to == Target::Original && !loaded.folder.dir.join(SENTENCEPIECE).is_file() {
+            eprintln!(
+                "note: LLaVA's own code reads the tokenizer from {SENTENCEPIECE} alone, which {} does not have",
+                loaded.folder.dir.display()
+            );
+        }
         match self.to {
             Target::Transformers => save_model(&self.output, &loaded, self.shape)?,
             Target::Original => save_original(&self.output, &loaded, self.shape)?,

@@ -34,7 +34,7 @@ pub struct Score {
     #[arg(long)]
     pub per_token: bool,
     /// Records per batch
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = super::at_least_one)]
     pub batch_size: usize,
 }
 
@@ -60,6 +60,9 @@ impl Tool for Score {
         vision: V,
         projector: P,
     ) -> anyhow::Result<()> {
+        if self.output.exists() {
+            return Err(RecipeError::OutputTaken(self.output.clone()).into());
+        }
         let ready = ready(&self.common, folder, &model, &vision, &projector)?;
         let dataset = Arc::new(Dataset::open(LlavaData::default(), &self.data, &self.images)?);
         let temporary = self.output.with_extension("jsonl.partial");

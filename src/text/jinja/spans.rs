@@ -4,7 +4,7 @@
 //! changed, they show which bytes each message wrote and which the template did:
 //! - An answer begins where the generation prompt for the messages before it ends. Where that prompt is not how the whole
 //!   text begins (a template may rewrite earlier turns), its last piece, behind the words of the message before, is
-//!   looked for behind the same words in the whole text.
+//!   looked for behind the same words in the whole text. Where it is not there, the answer is refused.
 //! - It ends with the template's words that follow it whatever comes next: those that are the same in the whole text, in
 //!   the text up to the answer, and with another question behind it. White space at their end is not learned.
 //!
@@ -97,7 +97,7 @@ impl<'a> Search<'a> {
             // A template may refuse to begin with the assistant.
             Err(error) => return full.first_start(i).ok_or(error),
         };
-        self.start_behind(&prompt).ok_or_else(|| {
+        self.start_behind(i, &prompt).ok_or_else(|| {
             self.refuse(
                 i,
                 "has another header in the whole conversation than in a prompt for it, so it cannot be found",
@@ -106,18 +106,18 @@ impl<'a> Search<'a> {
     }
 
     /// Where the header of answer `i` ends, found behind the words of the message before it.
-    fn start_behind(&self, prompt: &Marked) -> Option<usize> {
+    fn start_behind(&self, i: usize, prompt: &Marked) -> Option<usize> {
         let before = prompt.marks.iter().rev().find(|mark| !mark.opens)?;
         let nth = prompt.ends(before.owner).count() - 1;
         let from = self.full.ends(before.owner).nth(nth)?;
         let until = self.full.marks.iter().find(|mark| mark.opens && mark.at >= from);
         let written = self.full.text.get(from..until.map_or(self.full.text.len(), |mark| mark.at))?;
         let header = prompt.text.get(before.at..)?;
-        let common = &written[..common_prefix(header, written)];
-        // A prompt may say more than the conversation does, for example begin the thinking that history leaves out.
-        let parted = common.len() < header.len() && common.len() < written.len();
-        let shared = whole_markers(common, parted);
-        (!parted || !shared.is_empty()).then_some(from + shared.len())
+        // The header proper is what asking for an answer adds.
+        let turn = self.template.run(&self.values[..i], self.chat, false).ok()?.text;
+        let common = common_prefix(&turn, &prompt.text);
+        let turn = whole_markers(&turn[..common], common < turn.len().min(prompt.text.len())).len();
+        Some(from + header_in(header, turn.saturating_sub(before.at), written)?)
     }
 
     /// Where answer `i`, which starts at `start`, ends with its end marker.
@@ -198,6 +198,38 @@ fn common_prefix(a: &str, b: &str) -> usize {
     a.chars().zip(b.chars()).take_while(|(x, y)| x == y).map(|(x, _)| x.len_utf8()).sum()
 }
 
+/// Where the generation prompt's last piece, `header`, ends in what the conversation has at its place, `written`. The
+/// first `turn` bytes of it end the turn before.
+///
+/// White space may differ, as a template may write a line break between turns that the prompt leaves out. A prompt may
+/// also say more than the conversation does, for example begin the thinking (`<think>`) that history leaves out or ends
+/// (`</think>`): behind a part of the header, it goes on with a tag that the conversation has not. `None` where they part otherwise: what follows could
+/// be another header, which the model must not learn.
+fn header_in(header: &str, turn: usize, written: &str) -> Option<usize> {
+    let (mut asked, mut found) = (header, written);
+    loop {
+        let (x, y) = (asked.trim_start(), found.trim_start());
+        let (mut after_x, mut after_y) = (x.chars(), y.chars());
+        match (after_x.next(), after_y.next()) {
+            // Of the white space behind the header, as much as both have: the answer may begin with some.
+            (None, _) | (_, None) => return Some(written.len() - found.len() + common_prefix(asked, found)),
+            (Some(a), Some(b)) if a == b => (asked, found) = (after_x.as_str(), after_y.as_str()),
+            _ => return parted_at(header, header.len() - x.len(), turn, written, written.len() - y.len()),
+        }
+    }
+}
+
+/// [`header_in`] where the header's bytes from `asked` on are others than those of `written` from `found` on.
+fn parted_at(header: &str, asked: usize, turn: usize, written: &str, found: usize) -> Option<usize> {
+    let asked = whole_markers(&header[..asked], true).len();
+    let found = whole_markers(&written[..found], true).trim_end().len();
+    let (part, more, rest) = (header.get(turn..asked)?.trim_end(), &header[asked..], &written[found..]);
+    // Where the prompt's tag stands further on, its header ends there, unless that is the end of the answer's thoughts.
+    let is_behind = !rest.contains(more.trim()) || more.starts_with("</");
+    let is_sure = !part.trim().is_empty() && more.starts_with(['<', '[']) && is_behind;
+    is_sure.then(|| found + common_prefix(&header[turn + part.len()..asked], rest))
+}
+
 /// The end marker that two continuations of an answer share.
 fn shared_marker<'a>(tail: &'a str, other: &str) -> &'a str {
     let common = common_prefix(tail, other);
@@ -219,7 +251,7 @@ fn end_marker(common: &str, parted: bool) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::shared_marker;
+    use super::{header_in, shared_marker};
 
     #[track_caller]
     fn check(tail: &str, other: &str, expected: &str) {
@@ -235,5 +267,36 @@ mod tests {
         check("</s>", "<s>[INST] ", "");
         check("\n\n", "\n\nUser: ", "\n\n");
         check("", "\n", "");
+    }
+
+    #[test]
+    fn a_header_is_found_whatever_white_space_is_in_it_and_no_other_is_taken_for_it() {
+        let behind = |turn: &str, header: &str, written: &'static str| {
+            header_in(&format!("{turn}{header}"), turn.len(), written).map(|at| &written[at..])
+        };
+        assert_eq!(behind("<|end|>", "<|a|>\n", "<|end|>\n<|a|>\n"), Some(""));
+        assert_eq!(behind("<|end|>\n", "<|a|>", "<|end|><|a|>\n"), Some("\n"));
+        assert_eq!(behind("", "<a>\n", "<a>\n\n<think>\n"), Some("\n<think>\n"));
+        assert_eq!(behind(" \n", "<a>\n<think>\n", " \n<a>\n"), Some(""));
+        assert_eq!(behind("", "<a><think>\n", "<a> "), Some(" "));
+        assert_eq!(behind("</s>", "<a><think>\n", "</s><a></think>"), Some("</think>"));
+        assert_eq!(behind("</s>", "<a>\n<think>\n", "</s>\n<a>\n\n</s>"), Some("\n</s>"));
+        assert_eq!(behind("", "<a><think>\n\n</think>", "<a><think>\nHm.</think>4"), Some("Hm.</think>4"));
+        // A word whose mark is lost with the thoughts before it.
+        assert_eq!(behind("</s>", "<a><think>\n", "</s><a>\n\n4</s>"), Some("\n\n4</s>"));
+        assert_eq!(behind("", "", "<a>"), Some("<a>"));
+        for (turn, header, written) in [
+            (" \n", "<new>", " \n<old>"),
+            ("<|end|>", "<new>", "<|end|><old>"),
+            ("<|end|>\n", "<new>", "<|end|><old>"),
+            ("<|end|>\n", "<|start|>new", "<|end|>\n<|start|>old"),
+            ("", "### Response:\n", "### Answer:\n"),
+            ("", "<a>thought\n", "<a>final\n"),
+            ("", "Ann: ", "Assistant: "),
+            ("", "<a><b>", "<a><c><b>"),
+            ("", "A:", "B"),
+        ] {
+            assert_eq!(behind(turn, header, written), None, "{header:?} {written:?}");
+        }
     }
 }

@@ -108,6 +108,37 @@ fn texts_spans_and_tokens_of_all_families_are_those_of_transformers() {
 }
 
 #[test]
+fn a_header_is_not_learned_where_prompt_and_history_differ_in_white_space() {
+    let golden = golden();
+    let conversation = conversation(&golden, "several");
+    for case in golden["spaced"].as_array().unwrap() {
+        let template = JinjaTemplate::new("t", text_of(case, "source"), serde_json::Map::new()).unwrap();
+        let rendered = template.render(&conversation).unwrap();
+        assert_eq!(rendered.text, text_of(case, "text"));
+        assert_eq!(in_characters(&rendered), case["spans"], "{case}: {rendered:?}");
+    }
+    assert_eq!(golden["spaced"].as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn another_header_in_history_is_refused() {
+    let turns = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}END{% elif loop.last %}\
+                 <new>{{ m.content }}</s>{% else %}<old>{{ m.content }}</s>{% endif %}{% endfor %}\
+                 {% if add_generation_prompt %}<new>{% endif %}";
+    for end in ["", " \n", "<|end|>", "<|end|>\n", "{{ '\n' }}"] {
+        let template = JinjaTemplate::new("t", &turns.replace("END", end), serde_json::Map::new()).unwrap();
+        let mut messages = question_and_answer().messages;
+        messages.extend(question_and_answer().messages);
+        let mut conversation = Conversation::new(messages);
+        let error = template.render(&conversation).unwrap_err().to_string();
+        assert!(error.contains("message 2 ") && error.contains("another header"), "{end:?}: {error}");
+        conversation.messages[1].train = false;
+        let rendered = template.render(&conversation).unwrap();
+        assert_eq!(&rendered.text[rendered.spans[0].clone()], "Yo</s>", "{end:?}");
+    }
+}
+
+#[test]
 fn every_family_ends_its_turns() {
     for (name, stop) in [
         ("chatml", "<|im_end|>"),

@@ -10,12 +10,16 @@ Reads tests/fixtures/text/templates/*.jinja, writes tests/fixtures/text/chat_tem
 `{% generation %}` blocks: `TAGS` puts them in around what the assistant writes, from the end of its header to its
 end-of-turn marker, and transformers' own `return_assistant_tokens_mask` says which characters and tokens that is.
 
+`spaced` holds templates whose prompt and history differ in white space, with the same masks; `snippets` what small
+templates make of a user's question and a tool, in source and output; `dates` what `strftime` makes of points in time.
+
 `--originals DIR` also compares the templates that were written anew with the models' own, DIR/NAME.jinja, as far as they
 are there (TRL 1.16 has llama3, llama3_1, gemma and gemma3 in trl/chat_templates).
 """
 
 import argparse
 import json
+from datetime import datetime, timezone
 from pathlib import Path
 
 import jinja2
@@ -151,6 +155,7 @@ def turns(*messages):
 
 
 SINGLE = turns(("user", "What colour is it?"), ("assistant", "It is red."))
+SINGLE_CRLF = turns(("user", "What\r\nis\rit?"))
 SEVERAL = turns(("user", "  Is it red? "), ("assistant", " No:\n\nblue.\n"), ("user", "Which shape?\n"),
                 ("assistant", "A square, 2 x 2."), ("user", "Größe? 你好 🦙"), ("assistant", "Ünï: 猫 🐈\u200d⬛\r\n\tend"))
 SYSTEM = turns(("system", " Be brief.\n")) + SEVERAL[:4]
@@ -203,6 +208,77 @@ MORE = {
     "deepseek_r1": ["tools_string", "thinking_inline"],
 }
 VARIABLES = {("llama3_1", "tools"): {"tools_in_user_message": False, "date_string": "1 Jan 2025"}}
+
+# A template, and the same with tags.
+SPACED_TURN = "{% for m in messages %}<|{{ m.role }}|>\nCONTENT<|end|>LINE{% endfor %}"
+SPACED = [SPACED_TURN.replace("LINE", line) + prompt for line, prompt in [
+    # `trim_blocks` takes the line break behind the tag.
+    ("{% if not loop.last %}{{ '\n' }}{% endif %}", "{% if add_generation_prompt %}\n<|assistant|>\n{% endif %}"),
+    ("{{ '\n\n' }}", "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"),
+    (" {{ '\n' }}", "{% if add_generation_prompt %}{{ '<|assistant|>\n<think>\n' }}{% endif %}"),
+    ("{% if not loop.last %}{{ '\r\n' }}{% endif %}\r\n", "{% if add_generation_prompt %}\r\n<|assistant|>\r\n{% endif %}"),
+]]
+SPACED_TAGS = ("{% if m.role == 'assistant' %}" + START + "{{ m.content + '<|end|>' }}" + END
+               + "{% else %}{{ m.content + '<|end|>' }}{% endif %}")
+
+SNIPPET_TOOL = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {
+    "minimum": 1e-7, "maximum": 1e20, "default": 1.0, "step": 0.0001, "big": 1e16, "less": 123456789012345.6, "none": None,
+    "sure": True, "neg": -2.5e-9, "zero": 0.0, "text": "it's \"é\"\u200b\x7f\u00a0", "list": [1, [], {}]}}}}}
+SNIPPETS = [
+    # Line breaks of the source, and those of a message.
+    "{% if true %}\r\na\r\n{% endif %}\r\nb", "a\rb\r\n\rc\r\n", "{{ 'a\r\nb' }}{{ \"c\rd\" }}", "{{ messages[0].content }}\r\n.",
+    "{{ '\\r' }}.", "{# c #}\r\n  {%- if true %} x {% endif -%}\r\n y",
+    # Floats.
+    "{{ tools }}", "{{ tools[0] }}", "{{ tools|tojson }}", "{{ tools|tojson(indent=2) }}",
+    "{{ 1e-5 }} {{ 1e17 }} {{ 0.0001 }} {{ 1e16 }} {{ 9999999999999998.0 }} {{ 1.5e300 }} {{ 1e-300 }} {{ 0.1 + 0.2 }} {{ -1e-7 }}",
+    "{{ [1e-5, (1e17,), {'a': 1e22}, (1, 2.0)] }} {{ () }} {{ [none, true] }}", "{{ 1e-5|string }} {{ [1e-5]|string }} {{ 'a'|string }}",
+    "{{ 1e308 * 10 }} {{ -1e308 * 10 }} {{ [1e308 * 10]|tojson }} {{ (1e308 * 10 - 1e308 * 10)|tojson }}",
+    "{{ 18446744073709551616 }} {{ [-9223372036854775809]|tojson }} {{ 10**20 }}",
+    "{{ ['a\"b', \"it's\", 'é\u200b\x7f\u00a0', '\\n\\\\', \"'\\\"\"] }}",
+    # JSON.
+    "{{ tools|tojson(2) }}", "{{ {'é': '\x7f\U0001f999'}|tojson(true) }}", "{{ {'a': [1, {}], 'b': []}|tojson(indent='\t') }}",
+    "{{ {'a': [1, 2]}|tojson(false, 1) }}", "{{ {'b': 1, 'a': 2}|tojson(sort_keys=true, separators=(',', ':')) }}",
+    "{{ {1: 2, none: 3, 1.5: 4}|tojson }} {{ [1, 2]|tojson(indent=0) }}", "{{ missing|tojson }}", "{{ [missing]|tojson }}",
+    "{{ [1]|tojson(separators=(',',)) }}", "{{ [[1, 2], [3]]|tojson(indent=none) }}",
+    # Methods of strings and lists.
+    "{{ 'aXbXc'.rsplit('X', 1) }} {{ ' a  b c '.rsplit(none, 1) }} {{ ' a  b c '.split(maxsplit=1) }} {{ 'a,b'.split(sep=',') }}",
+    "{{ ' a\x1cb\u3000c '.split() }} {{ 'a b'.split(' ', -1) }} {{ ''.split() }} {{ ''.split(',') }} {{ 'aaa'.rsplit('aa') }}",
+    "{{ 'a'.split('') }}", "{{ 'a</t>b</t>c'.partition('</t>') }} {{ 'a</t>b</t>c'.rpartition('</t>') }} {{ 'a'.partition('x') }} {{ 'a'.rpartition('x') }}",
+    "{{ 'abc'.removeprefix('a') }} {{ 'abc'.removesuffix('c') }} {{ 'abc'.removeprefix('x') }} {{ 'éab'.index('b') }} {{ 'bab'.rindex('b') }}",
+    "{{ 'abc'.index('x') }}", "{{ '5'.zfill(3) }} {{ '-5'.zfill(4) }} {{ 'abc'.zfill(2) }} {{ '+'.zfill(3) }}",
+    "{{ 'a'.ljust(3) }}|{{ 'é'.rjust(3, '.') }}|{{ 'a'.center(4) }}|{{ 'ab'.center(5, '*') }}|{{ 'abc'.center(2) }}|", "{{ 'a'.ljust(3, '') }}",
+    "{{ [1, 2, 1].index(2) }} {{ [1].copy() }} {{ {'a': 1}.copy() }}", "{{ [1].index(2) }}",
+    "{{ '\x1c a \x1f'.strip() }}|{{ '\x1d a '.lstrip() }}|{{ ' a\x1e'.rstrip() }}|{{ '\x1c a \x1c'|trim }}|{{ '\u200ba'.strip()|length }}|{{ 'xay'.strip('xy') }}",
+    "{{ 'a\u2028b\x0bc\x85d\n\ne\r'.splitlines() }} {{ 'a\n\nb'.splitlines(true) }} {{ ''.splitlines() }} {{ '\x1c \x0b'.isspace() }}",
+    "{{ \"it's a tÉst-case x2y ßa\".title() }} {{ \"it's\"|title }}",
+    # Filters, tests and functions.
+    "{{ missing|length }} {{ missing|count }} {{ 'é'|length }} {{ missing|trim }}|{{ missing|string }}|", "{{ none|length }}",
+    "{{ 'a\n'|indent }}| {{ 'a\n\n  b\n'|indent(2) }}| {{ 'a\nb'|indent('--', true) }} {{ 'a\n\nb'|indent(width=1, blank=true) }} {{ ''|indent(2, true) }}|",
+    "{{ tools|tojson(indent=2)|indent(4) }}", "{{ 'aaa'|replace('a', 'b', 2) }} {{ 'aaa'|replace('a', '') }} {{ 'ab'|replace('', '-') }}",
+    "{% set j = joiner(', ') %}{% for x in 'abc' %}{{ j() }}{{ x }}{% endfor %} {% set c = cycler('x', 'y') %}{{ c.next() }}{{ c.next() }}{{ c.next() }}",
+    "{{ range is callable }} {{ 'a' is callable }} {{ 1 is callable }} {{ missing is callable }} {{ strftime_now is callable }}",
+    "{{ 'a b, c-d é_1'|wordcount }} {{ 'x'|center(5) }}| {{ 'abcd'|center(7) }}|", "{{ 'é <a>&/~x y\n'|urlencode }}",
+    "{{ 'a bc def ghij'|truncate(9, leeway=0) }} {{ 'abcdefghij'|truncate(5, true) }} {{ 'abcdefghij'|truncate(5, true, '..') }} {{ 'abcdef'|truncate(3) }}",
+    "{{ 'abcdefghi jk'|truncate(length=2) }}", "{{ 'x'|int }} {{ 'x'|int(7) }} {{ '1.9'|int }} {{ 'x'|float }} {{ 'x'|float(default=2) }} {{ '1e3'|float }}",
+    "{{ '<a href=\"x\">&\\'/'|e }} {{ 1|escape }}", "{{ '%s-%d'|format('a', 3) }} {{ '{}'.format(2) }}",
+]
+INSTANTS = [0, 68169599, 951782400, 1109678399, 1735689599, 1735689600, 1767225600 + 86400 * 3 + 3661, 4102444800]
+DATE_FORMATS = ["%Y-%m-%d %H:%M:%S", "%-d %B %Y, %-I:%M %p %P", "%d %b %y %A %a %%", "%j %-j %e %k %l %I", "%U %W %V %G %g %u %w %C",
+                "%c|%x|%X|%D|%F|%T|%R|%r|%h", "%_d|%_H|%-m/%-d/%y|%-H%-M%-S|%z%Z|%f", "no directive, é"]
+
+
+def snippet(source):
+    try:
+        return render_jinja_template([SINGLE_CRLF], tools=[SNIPPET_TOOL], chat_template=source)[0][0]
+    except (jinja2.exceptions.TemplateError, TypeError, ValueError, AssertionError, AttributeError):
+        return None
+
+
+def spaced(source):
+    plain, tags = (source.replace("CONTENT<|end|>", turn) for turn in ("{{ m.content }}<|end|>", SPACED_TAGS))
+    texts, spans = render_jinja_template([SEVERAL], chat_template=tags, return_assistant_tokens_mask=True)
+    assert texts == render_jinja_template([SEVERAL], chat_template=plain)[0]
+    return {"source": plain, "text": texts[0], "spans": [list(span) for span in spans[0]]}
 
 
 def put_tags(name, source):
@@ -283,7 +359,12 @@ def main():
         for key in ALL + MORE.get(path.stem, []):
             cases.append(make_case(tokenizer, path.stem, path.read_text(), key))
     golden = {"conversations": {key: {"messages": messages, "tools": tools}
-                                for key, (messages, tools) in CONVERSATIONS.items()}, "cases": cases}
+                                for key, (messages, tools) in CONVERSATIONS.items()}, "cases": cases,
+              "spaced": [spaced(source) for source in SPACED],
+              "snippet_question": SINGLE_CRLF[0]["content"], "snippet_tool": SNIPPET_TOOL,
+              "snippets": [[source, snippet(source)] for source in SNIPPETS],
+              "dates": [[at, form, datetime.fromtimestamp(at, timezone.utc).replace(tzinfo=None).strftime(form)]
+                        for at in INSTANTS for form in DATE_FORMATS]}
     text = json.dumps(golden, ensure_ascii=False, separators=(",", ":")) + "\n"
     (OUT / "chat_templates.json").write_text(text)
     print(len(cases), "cases;", sum("error" in case for case in cases), "refusals")

@@ -10,7 +10,8 @@ DIR holds the folder `llava`. Writes tests/fixtures/text/llava.json. Heavy modul
 `preprocess` does not use (the model, the trainer) are replaced by empty ones.
 
 For every key of `conv_templates`: the text of `get_prompt` for a question, the text that `preprocess` tokenizes, and for
-two tokenizers what `preprocess` learns, as ids and as ranges `[start, end)` of tokens; one conversation has all its ids.
+two tokenizers what `preprocess` learns, as ids and as ranges `[start, end)` of tokens; one conversation without and one
+with an image have all their ids, the image's as LLaVA has it, -200.
 `warned` says that LLaVA printed its "tokenization mismatch", after which it learns nothing of the record.
 """
 
@@ -119,7 +120,7 @@ def case(library, train, key, number, conversation, tokenizers, start_end):
             "learned": learned, "learned_ids": [ids[i] for start, end in learned for i in range(start, end)],
             "warned": "mismatch" in printed.getvalue(),
         }
-        if number == 1:
+        if number in (1, 2):
             result["preprocess"][name]["ids"] = ids
     return result
 
