@@ -207,6 +207,10 @@ impl<K> fmt::Debug for Dataset<K> {
 }
 
 fn open_file(path: &Path) -> Result<(Source, Vec<Span>), DataError> {
+    let unreadable = |source| DataError::Open { path: path.to_owned(), source };
+    if path.is_dir() {
+        return Err(unreadable(std::io::ErrorKind::IsADirectory.into()));
+    }
     let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
     let split = match extension.as_deref() {
         Some("json") => scan::array,
@@ -215,17 +219,13 @@ fn open_file(path: &Path) -> Result<(Source, Vec<Span>), DataError> {
             return Err(DataError::UnknownFormat { path: path.to_owned() });
         }
     };
-    let unreadable = |source| DataError::Open { path: path.to_owned(), source };
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
     // Before it is opened: a pipe that nobody writes to would be waited for without end.
-    if !metadata.is_file() && !metadata.is_dir() {
+    if !metadata.is_file() {
         let reason = "it is not a regular file, which can be read more than once";
         return Err(unreadable(std::io::Error::new(std::io::ErrorKind::InvalidInput, reason)));
     }
     let file = File::open(path).map_err(unreadable)?;
-    if metadata.is_dir() {
-        return Err(unreadable(std::io::ErrorKind::IsADirectory.into()));
-    }
     // Some systems refuse to map an empty file.
     if metadata.len() == 0 {
         return Err(DataError::Empty { path: path.to_owned() });

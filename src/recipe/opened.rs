@@ -93,7 +93,7 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
             });
         }
         let mut tokenizer = Tokenizer::from_dir(&folder.dir)?;
-        if let Some(original) = &folder.original {
+        if let (Layout::Original, Some(original)) = (folder.layout, &folder.original) {
             start_end::complete(&mut tokenizer, original, language_model.vocab_size())?;
         }
         let image_token = match has_vision::<V>() {

@@ -151,7 +151,8 @@ impl Progress {
             line = format!("{line}  {figures}");
         }
         let (fresh, left) = (done.saturating_sub(self.start), self.total.saturating_sub(done));
-        if fresh > 0 && left > 0 {
+        // The first part also waits for everything that is done once.
+        if fresh > 1 && left > 0 {
             let seconds = elapsed.as_secs_f64() / fresh as f64 * left as f64;
             line = format!("{line}  {} left", duration(seconds));
         }
@@ -190,6 +191,7 @@ mod tests {
         let line = progress.plain(30, "loss 1.2500", Duration::from_secs(10));
         assert_eq!(line, "train 30/100  loss 1.2500  1m 10s left");
         assert_eq!(progress.plain(100, "", Duration::from_secs(10)), "train 100/100");
+        assert_eq!(progress.plain(21, "", Duration::from_secs(10)), "train 21/100");
     }
 
     #[test]

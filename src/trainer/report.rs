@@ -284,7 +284,7 @@ fn evaluations(report: &Report, html: &mut String) {
         for column in &columns {
             let value = row.get(*column).and_then(Value::as_f64);
             let text = match value {
-                Some(share) if column.ends_with("accuracy") || column.ends_with("exact_match") => {
+                Some(share) if column.ends_with("accuracy") || column.contains("exact_match") => {
                     format!("{:.1}%", share * 100.0)
                 }
                 Some(value) if value.fract() == 0.0 && value.abs() < 1e15 => format!("{value}"),

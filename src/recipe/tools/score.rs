@@ -66,7 +66,7 @@ impl Tool for Score {
         let ready = ready(&self.common, folder, &model, &vision, &projector)?;
         let dataset = Arc::new(Dataset::open(LlavaData::default(), &self.data, &self.images)?);
         let temporary = self.output.with_extension("jsonl.partial");
-        let mut file = BufWriter::new(std::fs::File::create(&temporary).map_err(RecipeError::io(&temporary))?);
+        let mut file = BufWriter::new(std::fs::File::create(&temporary).map_err(RecipeError::io(&self.output))?);
         let written = self.write(&ready, dataset, &mut file);
         let closed = written.and_then(|()| file.flush().map_err(|e| RecipeError::io(&temporary)(e).into()));
         if let Err(error) = closed {
