@@ -86,8 +86,7 @@ pub(super) fn load_projector<L: CausalLm, T: VisionTower, P: ProjectorModel>(
         let wanted = Part::of(name) == Part::Projector || (alone && held.contains(&key) && !beside(&key));
         wanted.then_some(key)
     };
-    let others: Vec<String> = shards.names().map(|name| rules.apply(name)).collect();
-    let others = others.iter().filter(|name| beside(name) || (!alone && !name.contains("projector.")));
+    let others = held.iter().filter(|name| beside(name) || (!alone && !name.contains("projector.")));
     let ignore: Vec<&str> = others.map(String::as_str).collect();
     let names = bridge::FileNames { key: &key, rename: Rename(&rules.pairs()), ignore: &ignore };
     Ok(bridge::load(model.clone(), &shards, &names, narrow, device)?)

@@ -12,6 +12,7 @@ pub use score::Score;
 
 use super::folder::ModelFolder;
 use super::opened::{Loaded, Opened};
+use super::parts::{Origin, PROJECTOR_FILES};
 use super::{RecipeError, adapter_file, fetch};
 use crate::adapters::Lora;
 use crate::checkpoint::hub::Wanted;
@@ -121,7 +122,8 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 
 /// Whether a folder holds an adapter, and not a projector alone.
 fn is_adapter(dir: &Path) -> bool {
-    let projector = ["mm_projector.safetensors", "mm_projector.bin"].iter().any(|file| dir.join(file).is_file());
+    let mut alone = PROJECTOR_FILES.iter().filter(|(_, origin)| *origin == Origin::Alone);
+    let projector = alone.any(|(file, _)| dir.join(file).is_file());
     dir.join("adapter_config.json").is_file() || !projector
 }
 

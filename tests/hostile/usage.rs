@@ -16,8 +16,11 @@ fn wrong_options_end_with_2() {
     }
     for program in [Score, Chat, Merge] {
         check_options(program, &["--device", "tpu"], 2, &["tpu", "cuda"]);
+    }
+    for program in [Score, Chat] {
         check_options(program, &["--template", "nonsense"], 2, &["nonsense", "v1"]);
     }
+    check_options(Merge, &["--template", "v1"], 2, &["--template v1", "would do nothing"]);
 }
 
 #[test]

@@ -32,6 +32,10 @@ impl Merge {
     /// # Errors
     /// Whatever stops it; nothing half-written is left.
     pub fn main(mut self) -> anyhow::Result<()> {
+        if let Some(name) = &self.common.template {
+            let advice = format!("--template {name} would do nothing: merging writes the base's own; leave it out");
+            return Err(RecipeError::Usage(advice).into());
+        }
         self.common = self.common.here()?;
         let Common { model, adapter, .. } = self.common.clone();
         let Some(adapter) = adapter else {
