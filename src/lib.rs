@@ -38,6 +38,7 @@ pub mod checkpoint;
 pub mod data;
 pub mod device;
 pub mod docs;
+pub mod example;
 pub mod generation;
 pub mod image;
 pub mod models;

@@ -1,11 +1,18 @@
-//! Losses: one folder each. They know no model; they receive log-probabilities.
+//! Losses: one folder each. They know no model; they receive log-probabilities, scores or logits.
+
+mod signal;
 
 pub mod sft;
 
+use crate::example::{Facts, Shape};
 use crate::settings::Component;
 use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 pub use sft::Sft;
+pub use signal::{Distributions, SequenceScores, TokenLogProbs, TokenScores, Wants};
 
 /// What stands in a recipe's `objective` slot.
 #[diagnostic::on_unimplemented(
@@ -14,24 +21,171 @@ pub use sft::Sft;
     note = "write `objective: Sft`, or implement `firebrick::objectives::Objective` for `{Self}`"
 )]
 pub trait Objective: Component {
+    /// What one example consists of.
+    type Example: Shape;
+
+    /// What the objective reads of a policy: [`TokenLogProbs`], [`SequenceScores`], [`TokenScores`] or [`Distributions`].
+    type Signal;
+
+    /// Whether it compares the policy with a reference: [`Compared`], [`Alone`] or [`BySetting`].
+    type Reference: ReferenceUse;
+
+    /// What it needs besides its signal's main part.
+    fn wants(&self) -> Wants {
+        Wants::default()
+    }
+
+    /// The head whose scores it reads; `None` for an objective over tokens.
+    fn head(&self) -> Option<Head> {
+        None
+    }
+
+    /// Whether these settings need a reference policy.
+    fn compares(&self) -> bool {
+        Self::Reference::ALWAYS
+    }
+
+    /// Whether it needs the log-probabilities of mismatched pairs ([`Inputs::mismatched`]).
+    fn compares_mismatched(&self) -> bool {
+        false
+    }
+
     /// The loss of one micro-batch as its share of the whole optimizer step's loss, so that gradients of micro-batches
     /// add up to those of one large batch.
-    ///
-    /// # Shapes
-    /// `log_probs_n`: log-probability in nats of every supervised token of the micro-batch.
-    fn loss(&self, log_probs_n: Tensor<1>, step: &StepTotals) -> Loss;
+    fn loss(&self, inputs: Inputs<'_, Self::Signal>, step: &StepTotals, state: &mut State) -> Loss;
+}
+
+/// Whether an objective compares the policy with a reference. A marker: it exists in types only.
+pub trait ReferenceUse: 'static {
+    /// Whether it always does.
+    const ALWAYS: bool;
+}
+
+/// It does, always.
+#[derive(Clone, Copy, Debug)]
+pub enum Compared {}
+
+/// It never does; a reference would be ignored.
+#[derive(Clone, Copy, Debug)]
+pub enum Alone {}
+
+/// Its settings decide, so that the check is made when the recipe starts.
+#[derive(Clone, Copy, Debug)]
+pub enum BySetting {}
+
+impl ReferenceUse for Compared {
+    const ALWAYS: bool = true;
+}
+
+impl ReferenceUse for Alone {
+    const ALWAYS: bool = false;
+}
+
+impl ReferenceUse for BySetting {
+    const ALWAYS: bool = false;
+}
+
+/// What an objective is given of one micro-batch.
+#[derive(Debug)]
+pub struct Inputs<'a, S> {
+    /// Of the policy, differentiable. The rows of one example follow one another: chosen, rejected, chosen, …
+    pub policy: S,
+    /// Of the reference, without gradients; there where the objective [`compares`](Objective::compares).
+    pub reference: Option<S>,
+    /// Of the policy and the reference, both without gradients, for rows whose answer is another example's; there where the
+    /// objective asks for them.
+    pub mismatched: Option<(S, S)>,
+    /// What the records say besides, one per example.
+    pub facts: &'a [Facts],
+}
+
+/// A head in place of the language model's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Numbers it yields.
+    pub outputs: usize,
+    /// Whether it has a bias.
+    pub bias: bool,
+    /// Whether it reads the last token of a row, or every token.
+    pub level: Level,
+    /// transformers' `problem_type`, where it has one for this objective.
+    pub problem_type: Option<&'static str>,
+}
+
+/// What a head's scores belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// A whole row: transformers' `…ForSequenceClassification`.
+    Sequence,
+    /// Single tokens: transformers' `…ForTokenClassification`.
+    Token,
 }
 
 /// Counts over the whole optimizer step, all micro-batches together.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepTotals {
-    /// Supervised tokens.
-    pub supervised_tokens: usize,
+    /// Examples.
+    pub examples: usize,
+    /// Supervised tokens, by the place of the row in its example: all chosen answers', all rejected answers'.
+    pub tokens: Vec<usize>,
+    /// Whether the step is trained on; false in evaluation, which must not change an objective's state.
+    pub training: bool,
 }
 
-/// What is minimised.
+impl StepTotals {
+    /// Supervised tokens of all rows.
+    pub fn supervised_tokens(&self) -> usize {
+        self.tokens.iter().sum()
+    }
+}
+
+/// Numbers that an objective carries from step to step, such as a running mean. Saved with every checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State(BTreeMap<String, u64>);
+
+impl State {
+    /// A number by its name.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.0.get(name).copied().map(f64::from_bits)
+    }
+
+    /// Keeps a number. It is held as its bits: decimal text may come back one bit off.
+    pub fn set(&mut self, name: &str, value: f64) {
+        self.0.insert(name.to_owned(), value.to_bits());
+    }
+}
+
+/// What is minimised, and what is logged of it.
 #[derive(Debug)]
 pub struct Loss {
-    /// `[1]`, f32, differentiable.
+    /// `[1]`, f32, differentiable: this micro-batch's share of the step's loss.
     pub value: Tensor<1>,
+    /// The part of the step's total that this micro-batch makes up, in the unit the loss is a mean over (tokens, pairs):
+    /// the weight of `value` where losses of several batches are averaged.
+    pub weight: f64,
+    /// Means that are logged, in the order they are written.
+    pub metrics: Vec<Metric>,
+}
+
+/// A mean, in a form that can be joined with that of other micro-batches.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metric {
+    /// The name in the logs, for example `rewards/margins`.
+    pub name: Cow<'static, str>,
+    /// Sum of the values.
+    pub sum: f64,
+    /// How many values, or their total weight.
+    pub weight: f64,
+}
+
+impl Metric {
+    /// The mean of `values`.
+    pub fn mean(name: impl Into<Cow<'static, str>>, values: impl IntoIterator<Item = f64>) -> Self {
+        let (mut sum, mut weight) = (0.0, 0.0);
+        for value in values {
+            sum += value;
+            weight += 1.0;
+        }
+        Self { name: name.into(), sum, weight }
+    }
 }

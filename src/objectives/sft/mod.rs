@@ -1,7 +1,7 @@
 //! Supervised fine-tuning: token cross-entropy.
 
-use super::{Loss, Objective, StepTotals};
-use burn::tensor::Tensor;
+use super::{Alone, Inputs, Loss, Objective, State, StepTotals, TokenLogProbs};
+use crate::example::Supervised;
 
 crate::component! {
     /// `-Σ log p(token) / N`, `N` the supervised tokens of the whole optimizer step.
@@ -12,22 +12,38 @@ crate::component! {
 }
 
 impl Objective for Sft {
-    fn loss(&self, log_probs_n: Tensor<1>, step: &StepTotals) -> Loss {
+    type Example = Supervised;
+    type Signal = TokenLogProbs;
+    type Reference = Alone;
+
+    fn loss(&self, inputs: Inputs<'_, TokenLogProbs>, step: &StepTotals, _state: &mut State) -> Loss {
+        let tokens: usize = inputs.policy.per_row.iter().sum();
         // An empty micro-batch has a sum of 0 and no gradient; the step's total is never 0, which the trainer checks.
-        let value = log_probs_n.sum() * (-1.0 / step.supervised_tokens.max(1) as f64);
-        Loss { value }
+        let value = inputs.policy.values.sum() * (-1.0 / step.supervised_tokens().max(1) as f64);
+        Loss { value, weight: tokens as f64, metrics: Vec::new() }
     }
 }
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
+    use burn::tensor::{Device, Tensor};
+
+    fn loss(log_probs: Tensor<1>, total: usize) -> Tensor<1> {
+        let n = log_probs.dims()[0];
+        let inputs = Inputs {
+            policy: TokenLogProbs::new(log_probs, vec![n], vec![0; n]),
+            reference: None,
+            mismatched: None,
+            facts: &[],
+        };
+        let step = StepTotals { examples: 1, tokens: vec![total], training: true };
+        Sft {}.loss(inputs, &step, &mut State::default()).value
+    }
 
     fn check(values: &[f32], total: usize, expected: f32) {
-        let log_probs = Tensor::<1>::from_floats(values, &Device::flex());
-        let loss = Sft {}.loss(log_probs, &StepTotals { supervised_tokens: total }).value;
-        assert!((loss.into_scalar::<f32>() - expected).abs() < 1e-6);
+        let value = loss(Tensor::<1>::from_floats(values, &Device::flex()), total);
+        assert!((value.into_scalar::<f32>() - expected).abs() < 1e-6);
     }
 
     #[test]
@@ -41,8 +57,7 @@ mod tests {
     #[test]
     fn the_gradient_is_minus_one_over_the_steps_tokens() {
         let log_probs = Tensor::<1>::from_floats([-1.0, -2.0], &Device::flex().autodiff()).require_grad();
-        let loss = Sft {}.loss(log_probs.clone(), &StepTotals { supervised_tokens: 4 }).value;
-        let gradient = log_probs.grad(&loss.backward()).unwrap().into_data_as::<f32>();
+        let gradient = log_probs.grad(&loss(log_probs.clone(), 4).backward()).unwrap().into_data_as::<f32>();
         assert_eq!(gradient.as_slice::<f32>().unwrap(), &[-0.25, -0.25]);
     }
 }
