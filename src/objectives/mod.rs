@@ -4,7 +4,7 @@ mod signal;
 
 pub mod sft;
 
-use crate::example::{Facts, Shape};
+use crate::example::{Facts, Label, Shape};
 use crate::settings::Component;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
@@ -50,9 +50,23 @@ pub trait Objective: Component {
         false
     }
 
+    /// Whether [`begin`](Self::begin) needs to see the facts of all training records.
+    fn wants_facts(&self) -> bool {
+        false
+    }
+
+    /// Called once before the first step of a run with the facts of all training records, for what depends on the whole
+    /// data set, such as class weights.
+    fn begin(&self, _facts: &[Facts], _state: &mut State) {}
+
     /// The loss of one micro-batch as its share of the whole optimizer step's loss, so that gradients of micro-batches
     /// add up to those of one large batch.
     fn loss(&self, inputs: Inputs<'_, Self::Signal>, step: &StepTotals, state: &mut State) -> Loss;
+
+    /// Metrics over a whole evaluation that are no means, from all its observations.
+    fn summarise(&self, _observations: &[Observation]) -> Vec<(Cow<'static, str>, f64)> {
+        Vec::new()
+    }
 }
 
 /// Whether an objective compares the policy with a reference. A marker: it exists in types only.
@@ -165,6 +179,24 @@ pub struct Loss {
     pub weight: f64,
     /// Means that are logged, in the order they are written.
     pub metrics: Vec<Metric>,
+    /// What [`Objective::summarise`] is to see of this batch.
+    pub observations: Vec<Observation>,
+}
+
+impl Loss {
+    /// A loss with its means and nothing to summarise.
+    pub fn new(value: Tensor<1>, weight: f64, metrics: Vec<Metric>) -> Self {
+        Self { value, weight, metrics, observations: Vec::new() }
+    }
+}
+
+/// What a model said of one example, and what it should have said.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observation {
+    /// What the record says.
+    pub label: Label,
+    /// The model's scores, one per output.
+    pub scores: Vec<f64>,
 }
 
 /// A mean, in a form that can be joined with that of other micro-batches.

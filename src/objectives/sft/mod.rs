@@ -20,7 +20,7 @@ impl Objective for Sft {
         let tokens: usize = inputs.policy.per_row.iter().sum();
         // An empty micro-batch has a sum of 0 and no gradient; the step's total is never 0, which the trainer checks.
         let value = inputs.policy.values.sum() * (-1.0 / step.supervised_tokens().max(1) as f64);
-        Loss { value, weight: tokens as f64, metrics: Vec::new() }
+        Loss::new(value, tokens as f64, Vec::new())
     }
 }
 
