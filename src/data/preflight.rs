@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use super::row::unknown_fields;
 use super::{DataError, DataKind, Dataset, Encoder, Outcome, Sample};
+use crate::example::Shape;
 use crate::image;
 use crate::text::EncodedText;
 
@@ -35,7 +36,7 @@ pub struct Checked {
     pub dropped_leading: usize,
     /// Fields that no one reads, and how often they occur.
     pub ignored_fields: BTreeMap<String, usize>,
-    /// Per record, its number of tokens after truncation, image tokens included; 0 for one that is not trained on.
+    /// Per record, the number of tokens of its longest row after truncation, image tokens included; 0 for one that is not trained on.
     pub lengths: Vec<usize>,
     /// Per record, its number of words, negative where it has no image: what [`Sampler::epoch`](super::Sampler::epoch)
     /// takes; 0 for one that is not trained on.
@@ -124,7 +125,7 @@ fn check_record<K: DataKind>(
     Ok(())
 }
 
-fn check_images(sample: &Sample, decode: bool) -> Result<(), DataError> {
+fn check_images<S: Shape>(sample: &Sample<S>, decode: bool) -> Result<(), DataError> {
     let check = |path: &Path| match decode {
         true => image::decode(path).map(drop),
         false => image::probe(path).map(drop),
@@ -140,18 +141,20 @@ fn check_images(sample: &Sample, decode: bool) -> Result<(), DataError> {
 }
 
 impl Checked {
-    fn count(&mut self, sample: &Sample, encoded: &EncodedText) {
+    fn count<S: Shape>(&mut self, sample: &Sample<S>, rows: &[EncodedText]) {
         self.ok += 1;
         self.dropped_leading += sample.dropped_leading;
         if let Some(length) = self.lengths.last_mut() {
-            *length = encoded.input_ids.len();
+            *length = rows.iter().map(|row| row.input_ids.len()).max().unwrap_or(0);
         }
         if let Some(length) = self.signed_lengths.last_mut() {
             *length = sample.signed_length();
         }
-        self.supervised_tokens += encoded.num_supervised();
-        self.image_tokens += encoded.image_positions.iter().map(Range::len).sum::<usize>();
-        self.images += encoded.image_positions.len();
+        for row in rows {
+            self.supervised_tokens += row.num_supervised();
+            self.image_tokens += row.image_positions.iter().map(Range::len).sum::<usize>();
+        }
+        self.images += rows.first().map_or(0, |row| row.image_positions.len());
     }
 
     fn keep(&mut self, problem: DataError) {

@@ -43,7 +43,7 @@ impl VlmInputs {
             layout: SequenceLayout::with_starts(batch.starts.clone()),
             images: (!batch.images.is_empty()).then(|| {
                 let (h, w) = batch.image_size;
-                let pixels = TensorData::new(batch.pixel_values.clone(), [batch.images.len(), 3, h, w]);
+                let pixels = TensorData::new(batch.pixel_values.clone(), [batch.num_images(), 3, h, w]);
                 (Tensor::from_data(pixels, device), ints(splice_index(batch), device))
             }),
         }
@@ -54,12 +54,11 @@ impl VlmInputs {
 fn splice_index(batch: &Batch) -> Vec<i32> {
     let positions = batch.rows * batch.length;
     let mut index: Vec<i32> = (0..positions as i32).collect();
-    let mut feature = positions as i32;
     for slot in &batch.images {
-        for place in &mut index[slot.row * batch.length + slot.start..][..slot.length] {
-            *place = feature;
-            feature += 1;
-        }
+        // All images have as many features: one encoder made them.
+        let first = positions + slot.image * slot.length;
+        let places = &mut index[slot.row * batch.length + slot.start..][..slot.length];
+        places.iter_mut().zip(first..).for_each(|(place, feature)| *place = feature as i32);
     }
     index
 }

@@ -7,14 +7,19 @@ use serde_json::json;
 
 use super::{Folder, IMAGE_ID, TOKENS_PER_IMAGE, encoder, record};
 use crate::data::encode::truncate;
-use crate::data::{DataError, Encoded, Outcome, Overlong, SkipReason, check};
+use crate::data::{DataError, Encoded, Example, Outcome, Overlong, SkipReason, check};
 use crate::text::EncodedText;
 
-fn whole(outcome: Outcome<Encoded>) -> Encoded {
+fn whole(outcome: Outcome<Example>) -> Encoded {
     match outcome {
-        Outcome::Whole(encoded) => encoded,
+        Outcome::Whole(example) => only(example),
         other => panic!("not whole: {other:?}"),
     }
+}
+
+fn only(mut example: Example) -> Encoded {
+    assert_eq!(example.rows.len(), 1);
+    example.rows.swap_remove(0)
 }
 
 #[test]
@@ -57,6 +62,7 @@ fn overlong_records_are_cut_skipped_or_refused() {
 
     match at(length - 2, Overlong::Truncate).expect("encoded") {
         Outcome::Truncated { kept, tokens } => {
+            let kept = only(kept);
             assert_eq!((kept.input_ids.len(), tokens), (length - 2, length));
             assert_eq!(kept.input_ids[..], full.input_ids[..length - 2]);
         }
