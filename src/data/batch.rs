@@ -107,6 +107,11 @@ impl Batch {
         (0..places).map(|place| (place..self.rows).step_by(places).map(|row| self.supervised_of(row)).sum()).collect()
     }
 
+    /// As [`num_supervised`](Self::num_supervised), row by row.
+    pub fn supervised_by_row(&self) -> Vec<usize> {
+        (0..self.rows).map(|row| self.supervised_of(row)).collect()
+    }
+
     fn supervised_of(&self, row: usize) -> usize {
         let tokens = self.range(row);
         self.supervised[tokens].iter().skip(1).filter(|&&supervised| supervised).count()

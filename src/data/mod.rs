@@ -37,7 +37,7 @@ pub use error::DataError;
 pub use llava::LlavaData;
 pub use loader::{BadRecord, LoadedBatch, Loader, LoaderSettings, Skipped};
 pub use place::Place;
-pub use preflight::{Checked, check};
+pub use preflight::{Check, Checked, check};
 pub use reading::Reading;
 pub use row::Row;
 pub use sampler::Sampler;

@@ -50,6 +50,15 @@ pub trait Objective: Component {
         false
     }
 
+    /// Whether it can learn from a record that says this; the reason where it cannot, in the words that follow the record's
+    /// place.
+    ///
+    /// # Errors
+    /// The reason.
+    fn accepts(&self, _facts: &Facts) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Whether [`begin`](Self::begin) needs to see the facts of all training records.
     fn wants_facts(&self) -> bool {
         false

@@ -2,8 +2,9 @@
 
 use super::configure::Configured;
 use super::experiment::Experiment;
-use super::opened::Loaded;
-use super::prepare::{Preparation, Prepared, module_prefix, trainable};
+use super::opened::{Loaded, VlmOf};
+use super::prepare::{Fingerprints, Preparation, Prepared, module_prefix, trainable};
+use super::reference::Making;
 use super::run_folder::RunFolder;
 use super::save::{Saved, check_savable, save_final};
 use super::{Arguments, RecipeError, adapter_file, fetch, report};
@@ -14,12 +15,12 @@ use crate::models::{CausalLm, LanguageModel};
 use crate::nn::{TRAINED_ROWS, is_flex, params};
 use crate::objectives::Objective;
 use crate::projector::Projector;
-use crate::settings::Component;
 use crate::trainer::state::counters;
 use crate::trainer::track::{About, Keep, ReportTo, Status, Tracker, Trackers};
-use crate::trainer::{Ended, Train, Trainer};
+use crate::trainer::{Anchor, Ended, Reference, Signal, Train, Trainer};
 use crate::vision::VisionEncoder;
 use crate::vlm::Part;
+use burn::tensor::Device;
 use clap::{CommandFactory, FromArgMatches};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -116,9 +117,9 @@ where
     A: Adapter,
     V: VisionEncoder,
     P: Projector,
-    O: Objective,
+    O: Objective<Signal: Signal>,
     D: DataKind,
-    R: Component,
+    R: Reference,
 {
     let parts = experiment.parts();
     let here = fetch::arguments(arguments)?;
@@ -128,22 +129,23 @@ where
 }
 
 /// One invocation, its settings known.
-struct Session<'a, M, A, V, P, O, D> {
+struct Session<'a, M, A, V, P, O, D, R> {
     name: &'a str,
     arguments: &'a Arguments,
-    settings: Configured<M, A, V, P, O, D>,
+    settings: Configured<M, A, V, P, O, D, R>,
     /// Whether the model is one of the hub.
     remote: bool,
 }
 
-impl<M, A, V, P, O, D> Session<'_, M, A, V, P, O, D>
+impl<M, A, V, P, O, D, R> Session<'_, M, A, V, P, O, D, R>
 where
     M: LanguageModel,
     A: Adapter,
     V: VisionEncoder,
     P: Projector,
-    O: Objective,
+    O: Objective<Signal: Signal>,
     D: DataKind,
+    R: Reference,
 {
     fn run(&self) -> Result<Finished, RecipeError> {
         let (arguments, settings) = (self.arguments, &self.settings);
@@ -194,14 +196,20 @@ where
         let started = SystemTime::now();
         let device = chosen.device.clone().autodiff();
         let settings = &self.settings;
-        let Prepared { opened, data, eval, notes, left_out, .. } = prepared;
+        let Prepared { opened, data, eval, facts, fingerprints, notes, left_out, .. } = prepared;
         if folder.is_finished() {
             println!("the run in {} is finished", folder.dir().display());
             return Ok(Finished::Trained { run: folder.dir().to_owned() });
         }
         let narrow = |name: &str| settings.train.bf16 && !trainable(name, &settings.train);
-        let loaded = opened.load(&settings.projector, &narrow, &device).and_then(|loaded| self.attach(loaded, &device));
-        let (loaded, adapter) = match loaded {
+        let loaded = opened
+            .load(&settings.projector, &narrow, &device)
+            .and_then(|loaded| self.attach(loaded, &device))
+            .and_then(|(loaded, adapter)| {
+                let anchor = self.anchor(&loaded, &fingerprints, &device)?;
+                Ok((loaded, adapter, anchor))
+            });
+        let (loaded, adapter, anchor) = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
                 folder.retract();
@@ -211,7 +219,7 @@ where
         print_trained(&loaded, &settings.train);
         let interrupt = Arc::new(AtomicBool::new(false));
         on_interrupt(&interrupt);
-        let samples = report::Samples::choose(eval.as_ref());
+        let samples = report::Samples::choose(eval.as_ref().filter(|_| self.generates()));
         let before = samples.before(folder.dir(), folder.resume.is_some(), &loaded.model, &chosen.device)?;
         let mut trackers = self.trackers(&folder, &chosen, started)?;
         samples.track(&mut trackers, 0, &before)?;
@@ -219,13 +227,14 @@ where
             objective: &settings.objective,
             settings: &settings.train,
             data,
+            facts,
             eval,
             device,
             run_dir: folder.dir(),
             interrupt: &interrupt,
         };
         let Loaded { folder: source, model, tokenizer, processor, image_token, new_tokens, altered } = loaded;
-        let trained = match trainer.run(model, folder.resume.as_ref(), &mut trackers) {
+        let trained = match trainer.run(model, anchor, folder.resume.as_ref(), &mut trackers) {
             Ok(trained) => trained,
             Err(error) => {
                 // The run's own error is the one to report.
@@ -272,6 +281,30 @@ where
         Ok(Finished::Trained { run: folder.dir().to_owned() })
     }
 
+    /// Whether the model answers, so that answers can be shown.
+    fn generates(&self) -> bool {
+        <O::Signal as Signal>::GENERATES && self.settings.train.eval_generate > 0
+    }
+
+    /// The reference policy, from the model as it is now.
+    fn anchor(
+        &self,
+        loaded: &Loaded<M, V, P>,
+        fingerprints: &Fingerprints,
+        device: &Device,
+    ) -> Result<Anchor<VlmOf<M, V, P>>, RecipeError> {
+        let settings = &self.settings;
+        let making = Making {
+            model: &settings.model,
+            vision: &settings.vision,
+            projector: &settings.projector,
+            arguments: self.arguments,
+            fingerprints,
+            device,
+        };
+        making.anchor(settings.anchor(), loaded)
+    }
+
     /// The logs that the user wants besides `metrics.jsonl`.
     fn trackers(&self, folder: &RunFolder, chosen: &Chosen, started: SystemTime) -> Result<Trackers, RecipeError> {
         let wanted =
@@ -292,7 +325,7 @@ where
     fn attach(
         &self,
         mut loaded: Loaded<M, V, P>,
-        device: &burn::tensor::Device,
+        device: &Device,
     ) -> Result<(Loaded<M, V, P>, A), RecipeError> {
         let settings = &self.settings;
         let adapter = settings.adapter.clone();
