@@ -109,6 +109,12 @@ pub trait DataKind: Component {
     /// # Errors
     /// A [`DataError`] that starts with `place`.
     fn parse(&self, row: &Row, place: &Place) -> Result<Sample<Self::Shape>, DataError>;
+
+    /// The row that [`parse`](Self::parse) would read this sample from, with which a recipe without data writes the records
+    /// that it makes up; `None` for a kind that is never without data.
+    fn to_row(&self, _sample: &Sample<Self::Shape>) -> Option<Row> {
+        None
+    }
 }
 
 /// One record, read: a conversation and the images it refers to, nothing of which is decoded yet.

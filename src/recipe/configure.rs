@@ -2,6 +2,7 @@
 //! nothing.
 
 use super::experiment::Parts;
+use super::opened::has_vision;
 use super::{Arguments, ImageSettings, RecipeError, adapter_file, making};
 use crate::adapters::{Adapter, NoAdapter};
 use crate::data::{DataKind, Reading};
@@ -70,7 +71,7 @@ where
             resolver = resolver.file(file)?;
         }
         let mut resolved = resolver.command_line(&arguments.assignments())?.finish();
-        derive::<A>(&mut resolved, arguments)?;
+        derive::<A>(&mut resolved, arguments, has_vision::<V>())?;
         let data: D = resolved.section("data")?;
         let configured = Self {
             model: resolved.section("model")?,
@@ -170,10 +171,10 @@ fn refuse_idle_options(arguments: &Arguments) -> Result<(), RecipeError> {
 }
 
 /// Settings that follow from others: what a made model needs, and what an adapter implies.
-fn derive<A: Adapter>(resolved: &mut Resolved, arguments: &Arguments) -> Result<(), RecipeError> {
+fn derive<A: Adapter>(resolved: &mut Resolved, arguments: &Arguments, sees: bool) -> Result<(), RecipeError> {
     if arguments.model.is_none() {
         let own_data = !arguments.data.is_empty();
-        for (key, value) in making::training(own_data) {
+        for (key, value) in making::training(own_data, sees) {
             derive_default(resolved, key, value, "the made model is random")?;
         }
     }

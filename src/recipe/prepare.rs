@@ -3,13 +3,13 @@
 
 use super::configure::Configured;
 use super::folder::ModelFolder;
-use super::opened::Opened;
+use super::opened::{Opened, has_vision};
 use super::run_folder::Inputs;
 use super::{Arguments, RecipeError, making, preflight, tools};
 use crate::adapters::Adapter;
 use crate::checkpoint::Shards;
 use crate::checkpoint::hub::Wanted;
-use crate::data::{Check, Checked, DataKind, Dataset, Encoder, LoaderSettings, PadSide, Padding, Sampler};
+use crate::data::{Check, Checked, DataKind, Media, Dataset, Encoder, LoaderSettings, PadSide, Padding, Sampler};
 use crate::device::Chosen;
 use crate::example::Facts;
 use crate::generation::Stop;
@@ -170,20 +170,23 @@ where
                         .to_owned(),
                 ));
             }
-            let data = making::data(made_dir, seed)?;
+            let data = making::data(made_dir, &self.settings.data, seed)?;
+            let chance = match D::Media::IMAGES {
+                true => format!(" (answering from a wrong picture would be right {:.1}% of the time)", data.chance * 100.0),
+                false => String::new(),
+            };
             println!(
-                "data: made {} records, {} held out, in {} (answering from a wrong picture would be right {:.1}% of the time)",
-                super::made::MadeTraining::TRAIN_RECORDS,
+                "data: made {} records, {} held out, in {}{chance}",
+                making::train_records::<D>(),
                 super::made::MadeTraining::EVAL_RECORDS,
                 made_dir.display(),
-                data.chance * 100.0
             );
             places.data = vec![data.train_json];
             places.eval = vec![data.eval_json];
         }
         if arguments.model.is_none() {
             let texts = making::Texts { data: &places.data, images: &places.images };
-            places.model = making::model(&made_dir.join("model"), &self.settings.data, &texts, seed)?;
+            places.model = making::model(&made_dir.join("model"), &self.settings.data, &texts, seed, has_vision::<V>())?;
             println!("model: made a small random one, in {}", places.model.display());
             println!(
                 "       a random model has nothing that is worth freezing, so here, and only here, more of it is trained: see \

@@ -60,7 +60,7 @@ where
 /// once, and the editor still knows the type of the expression.
 #[doc(hidden)]
 pub fn refused<M, A, V, P, O, D, R>() -> Fits<M, A, V, P, O, D, R> {
-    Fits { run: |_, _| Err(anyhow::anyhow!("this recipe does not compile")) }
+    Fits { run: |_, _, _| Err(anyhow::anyhow!("this recipe does not compile")) }
 }
 
 /// Media that a recipe with encoder `V` can be fed: records with images suit every recipe, records of

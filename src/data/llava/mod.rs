@@ -7,6 +7,7 @@ use super::turns::{self, arrange};
 use super::{DataError, DataKind, Images, Place, Reading, Sample};
 use crate::example::Supervised;
 use crate::text::{Message, Role};
+use serde_json::json;
 
 const TURNS: &str = "conversations";
 const ROLES: &str = "\"human\" or \"user\", \"gpt\" or \"assistant\", and \"system\"";
@@ -29,6 +30,26 @@ impl DataKind for LlavaData {
 
     fn reading(&self) -> Reading {
         self.common()
+    }
+
+    fn to_row(&self, sample: &Sample) -> Option<Row> {
+        let turn = |message: &Message| {
+            let from = match message.role {
+                Role::Assistant => "gpt",
+                Role::System => "system",
+                _ => "human",
+            };
+            json!({"from": from, "value": turns::join_images(&message.content)})
+        };
+        let mut row = Row::new();
+        row.insert("id".into(), sample.id.clone().into());
+        match sample.images.as_slice() {
+            [] => {}
+            [one] => drop(row.insert("image".into(), json!(one))),
+            several => drop(row.insert("image".into(), json!(several))),
+        }
+        row.insert(TURNS.into(), sample.conversation.messages.iter().map(turn).collect());
+        Some(row)
     }
 
     fn parse(&self, row: &Row, place: &Place) -> Result<Sample, DataError> {
