@@ -36,7 +36,7 @@ pub use shape::{Shape, WeightType};
 #[doc(hidden)]
 pub use slots::refused;
 pub use slots::{
-    DefaultImageData, DefaultObjective, DefaultTextData, Fits, Suits, Teaches, Unwritten, fits, fits_train,
+    DefaultImageData, DefaultObjective, DefaultTextData, Fits, Suits, Teaches, Unwritten, check_generates, fits, fits_train,
 };
 pub use crate::trainer::{NoReference, Reference};
 

@@ -91,6 +91,17 @@ pub trait Teaches<O> {}
 
 impl<D: DataKind<Shape: Provides<O::Example>>, O: Objective> Teaches<O> for D {}
 
+/// Fails to compile where `O` reads scores, so that a setting of generated answers would do nothing.
+///
+/// # Panics
+/// At compile time.
+#[track_caller]
+pub const fn check_generates<O: Objective<Signal: Signal>>() {
+    if !<O::Signal as Signal>::GENERATES {
+        panic!("this setting is about generated answers, but the recipe's objective trains a head that yields scores: leave it out")
+    }
+}
+
 /// Checks that `T` can stand in the `train` slot, and turns what is given for it into what the
 /// training loop takes. A type of one's own has the parameters of [`Train`].
 pub fn fits_train<T: TrainSettings>() -> fn(Given<T>) -> Given<Train> {
