@@ -17,6 +17,9 @@ pub trait Shape: Copy + Debug + Send + Sync + 'static {
     /// Rows of one example in a batch.
     const ROWS: usize;
 
+    /// What each of the rows is called, [`ROWS`](Self::ROWS) names.
+    const PLACES: &'static [&'static str];
+
     /// What is learned from a row.
     const LEARNS: Learns = Learns::Answers;
 
@@ -114,6 +117,7 @@ impl Shape for Supervised {
     type Target = ();
     const NAME: &'static str = "a conversation";
     const ROWS: usize = 1;
+    const PLACES: &'static [&'static str] = &["answer"];
 
     fn rows(context: &Conversation, (): &()) -> Vec<Conversation> {
         vec![context.clone()]
@@ -208,6 +212,7 @@ impl<X: PairExtra> Shape for Pairs<X> {
     type Target = Pair<X>;
     const NAME: &'static str = "a pair of answers";
     const ROWS: usize = 2;
+    const PLACES: &'static [&'static str] = &["chosen", "rejected"];
 
     fn rows(context: &Conversation, pair: &Pair<X>) -> Vec<Conversation> {
         vec![answered(context, &pair.chosen), answered(context, &pair.rejected)]
@@ -242,6 +247,7 @@ impl Shape for Unpaired {
     type Target = Judged;
     const NAME: &'static str = "a judged answer";
     const ROWS: usize = 1;
+    const PLACES: &'static [&'static str] = &["answer"];
 
     fn rows(context: &Conversation, judged: &Judged) -> Vec<Conversation> {
         vec![answered(context, &judged.answer)]
@@ -269,6 +275,7 @@ impl Shape for Labelled {
     type Target = Label;
     const NAME: &'static str = "a labelled conversation";
     const ROWS: usize = 1;
+    const PLACES: &'static [&'static str] = &["text"];
     const LEARNS: Learns = Learns::Row;
 
     fn rows(context: &Conversation, _label: &Label) -> Vec<Conversation> {
@@ -302,6 +309,7 @@ impl Shape for Steps {
     type Target = Vec<Step>;
     const NAME: &'static str = "an answer in steps";
     const ROWS: usize = 1;
+    const PLACES: &'static [&'static str] = &["answer"];
     const LEARNS: Learns = Learns::Steps;
 
     fn rows(context: &Conversation, steps: &Vec<Step>) -> Vec<Conversation> {
@@ -331,6 +339,7 @@ impl Shape for Prompts {
     type Target = ();
     const NAME: &'static str = "a question";
     const ROWS: usize = 1;
+    const PLACES: &'static [&'static str] = &["question"];
 
     fn rows(context: &Conversation, (): &()) -> Vec<Conversation> {
         vec![context.clone()]

@@ -295,8 +295,8 @@ where
         print_trained(&loaded, &settings.train);
         let interrupt = Arc::new(AtomicBool::new(false));
         on_interrupt(&interrupt);
-        let samples = report::Samples::choose(eval.as_ref().filter(|_| self.generates()));
-        let before = samples.before(folder.dir(), folder.resume.is_some(), &loaded.model, &chosen.device)?;
+        let samples = report::Samples::choose(eval.as_ref(), self.generates());
+        let before = samples.before::<O::Signal, _>(folder.dir(), folder.resume.is_some(), &loaded.model, &chosen.device)?;
         let mut trackers = self.trackers(&folder, &chosen, started)?;
         samples.track(&mut trackers, 0, &before)?;
         let trainer = Trainer {
@@ -329,7 +329,7 @@ where
         }
         let loaded: Loaded<M, V, P> =
             Loaded { folder: source, model: trained.model, tokenizer, processor, image_token, new_tokens, altered };
-        let after = samples.answers(&loaded.model, &chosen.device)?;
+        let after = samples.ask::<O::Signal, _>(&loaded.model, &chosen.device)?;
         samples.track(&mut trackers, trained.counters.step, &after)?;
         let saved = save_final(&folder.dir().join("final"), &loaded, &adapter)?;
         let page = report::Page {

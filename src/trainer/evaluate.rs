@@ -141,6 +141,37 @@ impl<O: Objective<Signal: Signal>, P: Policy, K: DataKind> Evaluator<'_, O, P, K
     }
 }
 
+/// What a model says of the rows of one record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judgement {
+    /// The record's number in its data set.
+    pub index: usize,
+    /// Of each row, its log-probability or its scores.
+    pub rows: Vec<Vec<f64>>,
+}
+
+/// What a model says of these records, as an objective reads it.
+///
+/// # Errors
+/// [`DataError`] of a record that cannot be read, unless bad records are skipped.
+pub fn judge<S: Signal, P: Policy, K: DataKind>(
+    model: &P,
+    data: &EvalData<K>,
+    indices: &[usize],
+    device: &Device,
+) -> Result<Vec<Judgement>, DataError> {
+    let batches: Vec<Vec<usize>> = indices.chunks(data.batch_size).map(<[usize]>::to_vec).collect();
+    let mut found = Vec::with_capacity(indices.len());
+    for loaded in Loader::new(data.dataset.clone(), data.encoder.clone(), batches, 0, data.loader)? {
+        let Some(batch) = loaded?.batch else { continue };
+        let values = S::of(model, &batch, device, &Wants::default()).row_values();
+        let places = batch.rows_per_example.max(1);
+        let examples = batch.indices.iter().step_by(places).zip(values.chunks(places));
+        found.extend(examples.map(|(&index, rows)| Judgement { index, rows: rows.to_vec() }));
+    }
+    Ok(found)
+}
+
 /// Which image a record is shown with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Images {

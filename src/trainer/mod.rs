@@ -17,7 +17,7 @@ mod step;
 pub mod track;
 
 pub use anchor::{Anchor, AnyReference, AdapterOff, FrozenCopy, NoReference, Reference, Stored, Synced};
-pub use evaluate::{Answer, EvalData, Evaluation, Evaluator, Images, answer, exact_match};
+pub use evaluate::{Answer, EvalData, Evaluation, Evaluator, Images, Judgement, answer, exact_match, judge};
 pub use log::MetricsLog;
 pub use optimizer::{AdamW, GradientSum, Moments, decays};
 pub use plan::Plan;

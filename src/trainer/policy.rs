@@ -165,8 +165,8 @@ pub trait Signal: Sized {
         None
     }
 
-    /// One number for each row, in host memory: the sum of what was read there.
-    fn row_sums(&self) -> Vec<f64>;
+    /// What was read of each row, in host memory: its log-probability, or its scores.
+    fn row_values(&self) -> Vec<Vec<f64>>;
 
     /// What was stored of a reference for the rows of `batch`; `None` where signals of this kind cannot be stored.
     fn stored(_values: Vec<f32>, _per_row: Vec<usize>, _batch: &Batch, _device: &Device) -> Option<Self> {
@@ -178,13 +178,19 @@ fn host(values: Tensor<1>) -> Vec<f64> {
     values.into_data().iter::<f32>().map(f64::from).collect()
 }
 
-/// Sums of consecutive runs of `values`.
-fn runs(values: &[f64], per_row: &[usize]) -> Vec<f64> {
+fn rows(values: &Tensor<2>) -> Vec<Vec<f64>> {
+    let [_, k] = values.dims();
+    let flat: Vec<f64> = values.clone().into_data().iter::<f32>().map(f64::from).collect();
+    flat.chunks(k.max(1)).map(<[f64]>::to_vec).collect()
+}
+
+/// Sums of consecutive runs of `values`, one for each row.
+fn runs(values: &[f64], per_row: &[usize]) -> Vec<Vec<f64>> {
     let mut rest = values;
     let sum = |&n: &usize| {
         let (row, after) = rest.split_at(n);
         rest = after;
-        row.iter().sum()
+        vec![row.iter().sum()]
     };
     per_row.iter().map(sum).collect()
 }
@@ -208,7 +214,7 @@ impl Signal for TokenLogProbs {
         }
     }
 
-    fn row_sums(&self) -> Vec<f64> {
+    fn row_values(&self) -> Vec<Vec<f64>> {
         runs(&host(self.values.clone()), &self.per_row)
     }
 
@@ -233,9 +239,11 @@ impl Signal for Distributions {
         Self { logits: self.logits.autodiff(), ids: self.ids.autodiff(), ..self }
     }
 
-    fn row_sums(&self) -> Vec<f64> {
+    fn row_values(&self) -> Vec<Vec<f64>> {
         let n = self.logits.dims()[0];
-        runs(&host(self.logits.clone().mean_dim(1).reshape([n])), &self.per_row)
+        let log_probs = burn::tensor::activation::log_softmax(self.logits.clone(), 1);
+        let values = log_probs.gather(1, self.ids.clone().reshape([n, 1])).reshape([n]);
+        runs(&host(values), &self.per_row)
     }
 }
 
@@ -250,9 +258,8 @@ impl Signal for SequenceScores {
         Self { values: self.values.autodiff() }
     }
 
-    fn row_sums(&self) -> Vec<f64> {
-        let [rows, _] = self.values.dims();
-        host(self.values.clone().sum_dim(1).reshape([rows]))
+    fn row_values(&self) -> Vec<Vec<f64>> {
+        rows(&self.values)
     }
 }
 
@@ -267,8 +274,10 @@ impl Signal for TokenScores {
         Self { values: self.values.autodiff(), ..self }
     }
 
-    fn row_sums(&self) -> Vec<f64> {
-        let [n, _] = self.values.dims();
-        runs(&host(self.values.clone().sum_dim(1).reshape([n])), &self.per_row)
+    /// Of each step in turn, by how much its last score is above its first.
+    fn row_values(&self) -> Vec<Vec<f64>> {
+        let scores = rows(&self.values);
+        let mut steps = scores.iter().map(|step| step.last().unwrap_or(&0.0) - step.first().unwrap_or(&0.0));
+        self.per_row.iter().map(|&n| steps.by_ref().take(n).collect()).collect()
     }
 }

@@ -91,9 +91,10 @@ impl<O: Objective<Signal: Signal>, P: Policy> Stepping<'_, O, P> {
         let (model, device, step) = (model.valid(), self.device.clone().inner(), self.step);
         for batch in batches {
             let signal = O::Signal::of(&model, batch, &device, &Default::default());
-            let sums = signal.row_sums();
-            if let Some(row) = sums.iter().position(|sum| !sum.is_finite()) {
-                return TrainError::Loss { place: batch.places[row].clone(), value: -sums[row], step };
+            for (row, values) in signal.row_values().iter().enumerate() {
+                if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+                    return TrainError::Loss { place: batch.places[row].clone(), value: *value, step };
+                }
             }
         }
         let place = batches[0].places[0].clone();
