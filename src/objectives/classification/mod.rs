@@ -255,8 +255,8 @@ impl Objective for Classification {
 
     fn loss(&self, inputs: Inputs<'_, SequenceScores>, step: &StepTotals, state: &mut State) -> Loss {
         let scores_rk = inputs.policy.values;
-        let label = |facts: &'_ Facts| facts.label.clone().expect("the records are labelled");
-        let owned: Vec<Label> = inputs.facts.iter().map(label).collect();
+        let owned = inputs.facts.iter().map(|facts| facts.label.clone().expect("the records are labelled"));
+        let owned: Vec<Label> = owned.collect();
         let labels: Vec<&Label> = owned.iter().collect();
         let data = scores_rk.clone().detach().into_data_as::<f32>();
         let rows = data.as_slice::<f32>().expect("the data was read as f32").chunks(scores_rk.dims()[1]);

@@ -17,8 +17,8 @@ crate::component! {
     /// `margin` (mean of `c_w − c_l`), `chosen_cost`, `rejected_cost`.
     ///
     /// # Source
-    /// Dai et al. 2023 (Safe RLHF), eq. 5, where β is 1; β and the regularization, `m` times the mean of all squared costs,
-    /// are align-anything's.
+    /// Dai et al. 2023 (Safe RLHF), the loss of its cost model, where β is 1; β and the regularization, `m` times the mean
+    /// of all squared costs, are align-anything's.
     pub struct CostModel, CostModelBuilder {
         /// Weight of the signs against the order.
         pub beta: f64 = 1.0 => Kind::number().at_least(0.0),
