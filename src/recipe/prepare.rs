@@ -5,8 +5,8 @@ use super::configure::Configured;
 use super::folder::ModelFolder;
 use super::opened::Opened;
 use super::run_folder::Inputs;
-use super::{Arguments, RecipeError, making, preflight, tools};
-use crate::adapters::Adapter;
+use super::{Arguments, RecipeError, adapter_file, making, preflight, tools};
+use crate::adapters::{Adapter, Start};
 use crate::checkpoint::Shards;
 use crate::checkpoint::hub::Wanted;
 use crate::data::{Checked, DataKind, Dataset, Encoder, LoaderSettings, PadSide, Padding, Sampler};
@@ -18,7 +18,7 @@ use crate::projector::Projector;
 use crate::text::check_end_of_turn;
 use crate::trainer::{EvalData, Plan, Train, TrainData};
 use crate::vision::VisionEncoder;
-use crate::vlm::{Layout, Part, Vlm};
+use crate::vlm::{Layout, Part};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde_json::json;
@@ -117,9 +117,10 @@ where
         }
         if self.arguments.adapter.is_none() {
             let mut rng = ChaCha8Rng::seed_from_u64(self.settings.train.seed);
-            let prefix = module_prefix::<M, V, P>(opened.processor.is_some());
-            let model = opened.model.language_model.clone();
-            self.settings.adapter.attach(model, prefix, &mut rng, &self.chosen.device.clone().autodiff())?;
+            let layout = if opened.processor.is_some() { Layout::Composed } else { Layout::Plain };
+            let (start, device) = (Start::Fresh(&opened.tokenizer), self.chosen.device.clone().autodiff());
+            let (adapter, mut model) = (&self.settings.adapter, opened.model.clone());
+            adapter_file::attach::<M, A, V, P>(&mut model, adapter, layout, start, &mut rng, &device)?;
         }
         let (dataset, checked, _) = self.check("training data", &places.data, &places, &encoder)?;
         if let Some(sample) = preflight::show_sample(&dataset, &encoder, &checked) {
@@ -300,12 +301,6 @@ fn left_out(checked: &Checked) -> BTreeMap<String, usize> {
 fn describe(plan: &Plan, train: &Train) -> String {
     let records = train.per_device_train_batch_size * train.gradient_accumulation_steps;
     format!("plan: {} steps of {records} records", plan.total_steps)
-}
-
-/// The language model's path inside transformers' class.
-pub(super) fn module_prefix<M: LanguageModel, V: VisionEncoder, P: Projector>(sees: bool) -> &'static str {
-    let layout = if sees { Layout::Composed } else { Layout::Plain };
-    Vlm::<M::Model, V::Model, P::Model>::module_prefix(layout)
 }
 
 fn sampler(train: &Train) -> Sampler {

@@ -3,11 +3,11 @@
 use super::configure::Configured;
 use super::experiment::Experiment;
 use super::opened::Loaded;
-use super::prepare::{Preparation, Prepared, module_prefix, trainable};
+use super::prepare::{Preparation, Prepared, trainable};
 use super::run_folder::RunFolder;
 use super::save::{Saved, check_savable, save_final};
 use super::{Arguments, RecipeError, adapter_file, fetch, report};
-use crate::adapters::Adapter;
+use crate::adapters::{Adapter, Start};
 use crate::data::DataKind;
 use crate::device::{Chosen, choose};
 use crate::models::{CausalLm, LanguageModel};
@@ -299,10 +299,9 @@ where
         match &self.arguments.adapter {
             Some(dir) => loaded = adapter_file::load(loaded, &adapter, dir, device)?,
             None => {
-                let prefix = module_prefix::<M, V, P>(loaded.processor.is_some());
                 let mut rng = ChaCha8Rng::seed_from_u64(settings.train.seed);
-                let model = loaded.model.language_model;
-                loaded.model.language_model = adapter.attach(model, prefix, &mut rng, device)?;
+                let (layout, start) = (loaded.layout(), Start::Fresh(&loaded.tokenizer));
+                adapter_file::attach::<M, A, V, P>(&mut loaded.model, &adapter, layout, start, &mut rng, device)?;
             }
         }
         // A language model that is trained whole trains these rows with all others.
