@@ -196,9 +196,7 @@ impl Encoder {
         match self.overlong {
             Overlong::Truncate => Ok(truncate(encoded, self.max_length)),
             Overlong::Skip => Ok(Outcome::Skipped { reason: SkipReason::TooLong, tokens }),
-            Overlong::Error => {
-                Err(DataError::Overlong { place: place.clone(), tokens, max_length: self.max_length })
-            }
+            Overlong::Error => Err(DataError::Overlong { place: place.clone(), tokens, max_length: self.max_length }),
         }
     }
 

@@ -56,6 +56,15 @@ pub trait CausalLm: Module + ModuleDisplay + Sync {
     /// Number of decoder blocks.
     fn num_layers(&self) -> usize;
 
+    /// Query heads of a block.
+    fn num_attention_heads(&self) -> usize;
+
+    /// Key-value heads of a block.
+    fn num_key_value_heads(&self) -> usize;
+
+    /// Width of one attention head.
+    fn head_dim(&self) -> usize;
+
     /// Rows of the head, padding rows included.
     fn vocab_size(&self) -> usize;
 

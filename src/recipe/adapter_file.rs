@@ -1,8 +1,8 @@
 //! Reading a PEFT adapter folder onto a model.
 
 use super::RecipeError;
-use super::opened::Loaded;
-use crate::adapters::Adapter;
+use super::opened::{Loaded, VlmOf};
+use crate::adapters::{Adapter, AdapterError, Start};
 use crate::checkpoint::{CheckpointError, Expected, HostTensor, Shards, TensorView, bridge, read_json, resolve};
 use crate::models::LanguageModel;
 use crate::nn::params;
@@ -24,6 +24,24 @@ pub fn read_settings<A: Adapter>(dir: &Path) -> Result<A, RecipeError> {
     A::from_peft_config(&config).map_err(|source| RecipeError::AdapterFolder { dir: dir.to_owned(), source })
 }
 
+/// Puts an adapter on a model: beside its layers, or in front of every row.
+///
+/// # Errors
+/// [`AdapterError`] of an adapter that does not suit the model.
+pub fn attach<M: LanguageModel, A: Adapter, V: VisionEncoder, P: Projector>(
+    model: &mut VlmOf<M, V, P>,
+    adapter: &A,
+    layout: Layout,
+    start: Start<'_>,
+    rng: &mut ChaCha8Rng,
+    device: &Device,
+) -> Result<(), AdapterError> {
+    let prefix = Vlm::<M::Model, V::Model, P::Model>::module_prefix(layout);
+    model.language_model = adapter.attach(model.language_model.clone(), prefix, rng, device)?;
+    model.virtual_tokens = adapter.virtual_tokens(&model.language_model, start, rng, device)?;
+    Ok(())
+}
+
 /// Attaches the adapter in `dir` and gives it, and the projector where it was saved beside it, the folder's weights.
 ///
 /// # Errors
@@ -34,13 +52,10 @@ pub fn load<M: LanguageModel, A: Adapter, V: VisionEncoder, P: Projector>(
     dir: &Path,
     device: &Device,
 ) -> Result<Loaded<M, V, P>, RecipeError> {
-    let layout = if loaded.processor.is_some() { Layout::Composed } else { Layout::Plain };
-    let prefix = Vlm::<M::Model, V::Model, P::Model>::module_prefix(layout);
+    let layout = loaded.layout();
     // Every value drawn here is replaced by the folder's.
     let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let model = &mut loaded.model;
-    model.language_model = adapter
-        .attach(model.language_model.clone(), prefix, &mut rng, device)
+    attach::<M, A, V, P>(&mut loaded.model, adapter, layout, Start::Saved, &mut rng, device)
         .map_err(|source| RecipeError::AdapterFolder { dir: dir.to_owned(), source })?;
     let shards = open(dir)?;
     let keys = keys_of(&mut loaded, layout);
@@ -73,6 +88,9 @@ fn open(dir: &Path) -> Result<Shards, CheckpointError> {
     Shards::open_stem(dir, "adapter_model")
 }
 
+/// PEFT's key of a table of virtual tokens, whichever tuner made it.
+pub(super) const PROMPT_EMBEDDINGS: &str = "prompt_embeddings";
+
 type Keys = HashMap<String, (String, Vec<usize>, bool)>;
 
 /// PEFT's key -> parameter, shape, whether the file must have it.
@@ -86,6 +104,10 @@ fn keys_of<M: LanguageModel, V: VisionEncoder, P: Projector>(loaded: &mut Loaded
             keys.insert(key, (name, slot.params[index].lazy_shape().to_vec(), true));
         }
     });
+    if let Some(virtual_tokens) = &loaded.model.virtual_tokens {
+        let shape = virtual_tokens.adapter.matrices[0].lazy_shape().to_vec();
+        keys.insert(PROMPT_EMBEDDINGS.to_owned(), ("virtual_tokens.adapter.matrices.0".to_owned(), shape, true));
+    }
     for parameter in params::list(&loaded.model) {
         if let Some(key) = loaded.model.peft_projector_key(&parameter.name) {
             keys.insert(key, (parameter.name, parameter.shape, false));

@@ -182,7 +182,13 @@ fn refuse_idle_options(arguments: &Arguments) -> Result<(), RecipeError> {
 fn derive<A: Adapter>(resolved: &mut Resolved, arguments: &Arguments, sees: bool) -> Result<(), RecipeError> {
     if arguments.model.is_none() {
         let own_data = !arguments.data.is_empty();
-        for (key, value) in making::training(own_data, sees) {
+        // What cannot be merged is trained alone: a whole model could not be saved with it.
+        let parts = |key: &str| {
+            ["vision_tower", "projector", "language_model"]
+                .iter()
+                .any(|part| key.strip_prefix("train.").is_some_and(|rest| rest.starts_with(part)))
+        };
+        for (key, value) in making::training(own_data, sees).into_iter().filter(|(key, _)| A::MERGES || !parts(key)) {
             derive_default(resolved, key, value, "the made model is random")?;
         }
     }

@@ -122,7 +122,13 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
         }
         let vocab_rows = rows.max(ids);
         Ok(Self {
-            model: Vlm { vision_tower: tower, multi_modal_projector: projector_model, language_model, score },
+            model: Vlm {
+                vision_tower: tower,
+                multi_modal_projector: projector_model,
+                language_model,
+                score,
+                virtual_tokens: None,
+            },
             tokenizer,
             processor,
             image_token,
@@ -231,6 +237,13 @@ pub struct Loaded<M: LanguageModel, V: VisionEncoder, P: Projector> {
     /// Whether something around the language model is other than its folder says, so that the folder is no base for an
     /// adapter.
     pub altered: bool,
+}
+
+impl<M: LanguageModel, V: VisionEncoder, P: Projector> Loaded<M, V, P> {
+    /// How the model's parameters are named in the files of transformers and PEFT.
+    pub fn layout(&self) -> Layout {
+        if self.processor.is_some() { Layout::Composed } else { Layout::Plain }
+    }
 }
 
 /// Settings of a LLaVA configuration that would change the projector's arithmetic and are not implemented. What this library

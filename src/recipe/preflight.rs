@@ -100,8 +100,7 @@ pub fn show_sample<K: DataKind>(dataset: &Dataset<K>, encoder: &Encoder, checked
         at = span.end;
     }
     text.push_str(&rendered.text[at..]);
-    let images =
-        sample.conversation.image_count();
+    let images = sample.conversation.image_count();
     if let (Some(image), true) = (&encoder.image, images > 0) {
         let _ = write!(
             text,

@@ -5,11 +5,11 @@ use super::configure::Configured;
 use super::folder::ModelFolder;
 use super::opened::{Opened, has_vision};
 use super::run_folder::Inputs;
-use super::{Arguments, RecipeError, making, preflight, tools};
-use crate::adapters::Adapter;
+use super::{Arguments, RecipeError, adapter_file, making, preflight, tools};
+use crate::adapters::{Adapter, Start};
 use crate::checkpoint::Shards;
 use crate::checkpoint::hub::Wanted;
-use crate::data::{Check, Checked, DataKind, Media, Dataset, Encoder, LoaderSettings, PadSide, Padding, Sampler};
+use crate::data::{Check, Checked, DataKind, Dataset, Encoder, LoaderSettings, Media, PadSide, Padding, Sampler};
 use crate::device::Chosen;
 use crate::example::Facts;
 use crate::generation::Stop;
@@ -19,7 +19,7 @@ use crate::projector::Projector;
 use crate::text::check_end_of_turn;
 use crate::trainer::{EvalData, Plan, Reference, Signal, Train, TrainData};
 use crate::vision::VisionEncoder;
-use crate::vlm::{Layout, Part, SCORE, Vlm};
+use crate::vlm::{Layout, Part, SCORE};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde_json::json;
@@ -137,9 +137,10 @@ where
         }
         if self.arguments.adapter.is_none() {
             let mut rng = ChaCha8Rng::seed_from_u64(self.settings.train.seed);
-            let prefix = module_prefix::<M, V, P>(opened.processor.is_some());
-            let model = opened.model.language_model.clone();
-            self.settings.adapter.attach(model, prefix, &mut rng, &self.chosen.device.clone().autodiff())?;
+            let layout = if opened.processor.is_some() { Layout::Composed } else { Layout::Plain };
+            let (start, device) = (Start::Fresh(&opened.tokenizer), self.chosen.device.clone().autodiff());
+            let (adapter, mut model) = (&self.settings.adapter, opened.model.clone());
+            adapter_file::attach::<M, A, V, P>(&mut model, adapter, layout, start, &mut rng, &device)?;
         }
         let (dataset, checked, _) = self.check("training data", &places.data, &places, &encoder)?;
         if let Some(sample) = preflight::show_sample(&dataset, &encoder, &checked) {
@@ -172,7 +173,9 @@ where
             }
             let data = making::data(made_dir, &self.settings.data, seed)?;
             let chance = match D::Media::IMAGES {
-                true => format!(" (answering from a wrong picture would be right {:.1}% of the time)", data.chance * 100.0),
+                true => {
+                    format!(" (answering from a wrong picture would be right {:.1}% of the time)", data.chance * 100.0)
+                }
                 false => String::new(),
             };
             println!(
@@ -186,7 +189,8 @@ where
         }
         if arguments.model.is_none() {
             let texts = making::Texts { data: &places.data, images: &places.images };
-            places.model = making::model(&made_dir.join("model"), &self.settings.data, &texts, seed, has_vision::<V>())?;
+            places.model =
+                making::model(&made_dir.join("model"), &self.settings.data, &texts, seed, has_vision::<V>())?;
             println!("model: made a small random one, in {}", places.model.display());
             println!(
                 "       a random model has nothing that is worth freezing, so here, and only here, more of it is trained: see \
@@ -340,12 +344,6 @@ fn left_out(checked: &Checked) -> BTreeMap<String, usize> {
 fn describe(plan: &Plan, train: &Train) -> String {
     let records = train.per_device_train_batch_size * train.gradient_accumulation_steps;
     format!("plan: {} steps of {records} records", plan.total_steps)
-}
-
-/// The language model's path inside transformers' class.
-pub(super) fn module_prefix<M: LanguageModel, V: VisionEncoder, P: Projector>(sees: bool) -> &'static str {
-    let layout = if sees { Layout::Composed } else { Layout::Plain };
-    Vlm::<M::Model, V::Model, P::Model>::module_prefix(layout)
 }
 
 fn sampler(train: &Train) -> Sampler {

@@ -3,12 +3,12 @@
 use super::configure::Configured;
 use super::experiment::Experiment;
 use super::opened::{Loaded, VlmOf};
-use super::prepare::{Fingerprints, Preparation, Prepared, module_prefix, trainable};
+use super::prepare::{Fingerprints, Preparation, Prepared, trainable};
 use super::reference::{Making, store};
 use super::run_folder::RunFolder;
 use super::save::{Saved, check_savable, save_final};
 use super::{Arguments, RecipeError, adapter_file, fetch, report};
-use crate::adapters::Adapter;
+use crate::adapters::{Adapter, Start};
 use crate::data::DataKind;
 use crate::device::{Chosen, choose};
 use crate::models::{CausalLm, LanguageModel};
@@ -163,8 +163,12 @@ where
     let remote = arguments.model.as_deref().is_some_and(fetch::is_remote);
     if task == Task::Store && (arguments.resume || !<O::Signal as Signal>::STORES) {
         let text = match arguments.resume {
-            true => "storing log-probabilities cannot be resumed; leave --resume out and give a new --output".to_owned(),
-            false => format!("{} reads more of a reference than log-probabilities, and nothing else is stored", O::NAME),
+            true => {
+                "storing log-probabilities cannot be resumed; leave --resume out and give a new --output".to_owned()
+            }
+            false => {
+                format!("{} reads more of a reference than log-probabilities, and nothing else is stored", O::NAME)
+            }
         };
         return Err(RecipeError::Usage(text).into());
     }
@@ -242,12 +246,11 @@ where
         let device = chosen.device.clone().autodiff();
         let settings = &self.settings;
         let Prepared { opened, data, eval, fingerprints, .. } = prepared;
-        let loaded = opened.load(&settings.projector, &|_| false, &device).and_then(|loaded| {
-            match &self.arguments.adapter {
+        let loaded =
+            opened.load(&settings.projector, &|_| false, &device).and_then(|loaded| match &self.arguments.adapter {
                 Some(dir) => adapter_file::load(loaded, &settings.adapter, dir, &device),
                 None => Ok(loaded),
-            }
-        });
+            });
         let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
@@ -296,7 +299,8 @@ where
         let interrupt = Arc::new(AtomicBool::new(false));
         on_interrupt(&interrupt);
         let samples = report::Samples::choose(eval.as_ref(), self.generates());
-        let before = samples.before::<O::Signal, _>(folder.dir(), folder.resume.is_some(), &loaded.model, &chosen.device)?;
+        let before =
+            samples.before::<O::Signal, _>(folder.dir(), folder.resume.is_some(), &loaded.model, &chosen.device)?;
         let mut trackers = self.trackers(&folder, &chosen, started)?;
         samples.track(&mut trackers, 0, &before)?;
         let trainer = Trainer {
@@ -398,20 +402,15 @@ where
     }
 
     /// Puts the adapter on the model, fresh or from a folder, and sets what is trained.
-    fn attach(
-        &self,
-        mut loaded: Loaded<M, V, P>,
-        device: &Device,
-    ) -> Result<(Loaded<M, V, P>, A), RecipeError> {
+    fn attach(&self, mut loaded: Loaded<M, V, P>, device: &Device) -> Result<(Loaded<M, V, P>, A), RecipeError> {
         let settings = &self.settings;
         let adapter = settings.adapter.clone();
         match &self.arguments.adapter {
             Some(dir) => loaded = adapter_file::load(loaded, &adapter, dir, device)?,
             None => {
-                let prefix = module_prefix::<M, V, P>(loaded.processor.is_some());
                 let mut rng = ChaCha8Rng::seed_from_u64(settings.train.seed);
-                let model = loaded.model.language_model;
-                loaded.model.language_model = adapter.attach(model, prefix, &mut rng, device)?;
+                let (layout, start) = (loaded.layout(), Start::Fresh(&loaded.tokenizer));
+                adapter_file::attach::<M, A, V, P>(&mut loaded.model, &adapter, layout, start, &mut rng, device)?;
             }
         }
         // A language model that is trained whole trains these rows with all others.

@@ -1,8 +1,9 @@
 //! `final/`: what training leaves, in Hugging Face's and PEFT's layouts.
 
+use super::adapter_file::PROMPT_EMBEDDINGS;
 use super::opened::{ACT, Loaded, SINGLE};
 use super::shape::{Shape, WeightType};
-use crate::adapters::{Adapter, AdapterError, PeftContext};
+use crate::adapters::{Adapter, AdapterError, ModelSizes, PeftContext};
 use crate::checkpoint::{CheckpointError, DirWriter, HostTensor, JsonFile, Manifest, Pending, bridge, write_model};
 use crate::image::AspectRatio;
 use crate::models::{CausalLm, LanguageModel};
@@ -75,12 +76,15 @@ impl Saved {
 /// Refuses, before training, an adapter that could not be saved after it: a whole model is saved with the adapter merged.
 ///
 /// # Errors
-/// [`AdapterError::NotMergeable`].
+/// [`AdapterError::NotMergeable`] and [`AdapterError::VirtualTokens`].
 pub fn check_savable<M: LanguageModel, V: VisionEncoder, P: Projector>(
     loaded: &Loaded<M, V, P>,
 ) -> Result<(), AdapterError> {
     if Saved::of(loaded) != Saved::Model {
         return Ok(());
+    }
+    if loaded.model.virtual_tokens.is_some() {
+        return Err(AdapterError::VirtualTokens);
     }
     let mut model = loaded.model.clone();
     let mut checked = Ok(());
@@ -368,10 +372,14 @@ fn write_processor<M: LanguageModel, V: VisionEncoder, P: Projector>(
 /// Adds every adapter's update to the weight it stands beside, and takes it off.
 ///
 /// # Errors
-/// [`AdapterError::NotMergeable`] where an adapter has no plain weight that does what it does.
+/// [`AdapterError::NotMergeable`] where an adapter has no plain weight that does what it does,
+/// [`AdapterError::VirtualTokens`] where there are some.
 pub fn merge<L: CausalLm, T: VisionTower, P: crate::projector::ProjectorModel>(
     model: &mut Vlm<L, T, P>,
 ) -> Result<(), AdapterError> {
+    if model.virtual_tokens.is_some() {
+        return Err(AdapterError::VirtualTokens);
+    }
     model.language_model.token_table_mut().merge();
     let mut done = Ok(());
     model.visit_linears(&mut |path, linear: &mut Linear| {
@@ -398,17 +406,24 @@ pub fn save_adapter<M: LanguageModel, A: Adapter, V: VisionEncoder, P: Projector
     loaded: &Loaded<M, V, P>,
     adapter: &A,
 ) -> Result<(), RecipeError> {
-    let layout = if loaded.processor.is_some() { Layout::Composed } else { Layout::Plain };
+    let layout = loaded.layout();
     let (mut tensors, targets) = adapter_tensors(loaded, layout);
     let mut modules_to_save = Vec::new();
     let trained = |name: &str, trainable: bool| trainable && name.starts_with("multi_modal_projector.");
     for (name, tensor) in bridge::to_host(&loaded.model, trained) {
         if let Some(key) = loaded.model.peft_projector_key(&name) {
-            tensors.push(Pending::host(key, tensor));
+            tensors.push(Pending::host(loaded.model.peft_written_key(key), tensor));
             modules_to_save = vec!["multi_modal_projector".to_owned()];
         }
     }
-    let context = PeftContext { base_model: base_path(&loaded.folder.dir), modules_to_save, targets };
+    if let Some(virtual_tokens) = &loaded.model.virtual_tokens {
+        // Evaluated, as PEFT saves it: whatever acts in training only does not act here.
+        let frozen = params::set_trainable(virtual_tokens.clone(), |_| false);
+        tensors.push(Pending::host(PROMPT_EMBEDDINGS.to_owned(), bridge::host(frozen.table())));
+    }
+    let base_model = base_path(&loaded.folder.dir);
+    let sizes = ModelSizes::of(&loaded.model.language_model);
+    let context = PeftContext { base_model, modules_to_save, targets, sizes };
     let mut folder = DirWriter::create(dir)?;
     write_model(&mut folder, "adapter_model", tensors, None)?;
     if let Some(config) = adapter.peft_config(&context) {

@@ -162,6 +162,15 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Vlm<L, T, P> {
         Some(format!("base_model.model.model.{PROJECTOR}{}", self.multi_modal_projector.file_key(rest)))
     }
 
+    /// The name under which PEFT writes what [`peft_projector_key`](Self::peft_projector_key) names: a model with virtual
+    /// tokens in front is wrapped once, one whose layers are changed twice.
+    pub fn peft_written_key(&self, key: String) -> String {
+        match self.virtual_tokens {
+            Some(_) => key.replacen("base_model.model.", "base_model.", 1),
+            None => key,
+        }
+    }
+
     /// The name in a PEFT file of an adapter's matrix on the layer at `path` of the language model.
     pub fn peft_adapter_key(path: &str, matrix: &str, layout: Layout) -> String {
         format!("base_model.model.{}{path}.{matrix}", Self::module_prefix(layout))

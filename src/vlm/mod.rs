@@ -10,7 +10,10 @@ pub use keys::{IGNORED, Layout, Part, Rules, SCORE, peft_rename};
 pub use original::{APART, Original, for_original_code, is_original, to_original};
 
 use crate::models::CausalLm;
-use crate::nn::{KvCache, Linear, TokenStats, cast_to, to_f32, token_log_probs, token_stats};
+use crate::nn::{
+    KvCache, Linear, SequenceLayout, TokenStats, VirtualPlace, VirtualTokens, cast_to, put_in_front, to_f32,
+    token_log_probs, token_stats,
+};
 use crate::projector::ProjectorModel;
 use crate::vision::VisionTower;
 use burn::module::Module;
@@ -27,6 +30,8 @@ pub struct Vlm<L, T, P> {
     pub language_model: L,
     /// Yields scores in place of the next token: transformers' `score`.
     pub score: Option<Linear>,
+    /// What a tuner has put in front of every row. Without it the model is the base again, to the bit.
+    pub virtual_tokens: Option<VirtualTokens>,
 }
 
 impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Vlm<L, T, P> {
@@ -54,12 +59,44 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Vlm<L, T, P> {
         table.select(0, index.clone()).reshape([b, t, d])
     }
 
-    /// Final hidden states.
+    /// Final hidden states of the tokens that `inputs` has: virtual tokens act on them and are left out.
     ///
     /// # Shapes
     /// `[b, t, d]`.
     pub fn hidden(&self, inputs: &VlmInputs, cache: Option<&mut KvCache>) -> Tensor<3> {
-        self.language_model.hidden(self.embed(inputs), &inputs.layout, cache)
+        let x_btd = self.embed(inputs);
+        match &self.virtual_tokens {
+            // They enter once, with the first tokens of a sequence.
+            Some(virtual_tokens) if inputs.layout.past == 0 => {
+                self.behind(virtual_tokens, x_btd, &inputs.layout, cache)
+            }
+            _ => self.language_model.hidden(x_btd, &inputs.layout, cache),
+        }
+    }
+
+    /// Hidden states of `x_btd` behind virtual tokens, `[b, t, d]`.
+    fn behind(
+        &self,
+        virtual_tokens: &VirtualTokens,
+        x_btd: Tensor<3>,
+        layout: &SequenceLayout,
+        cache: Option<&mut KvCache>,
+    ) -> Tensor<3> {
+        let table_nw = virtual_tokens.table();
+        let (n, t) = (table_nw.dims()[0], x_btd.dims()[1]);
+        match virtual_tokens.place {
+            VirtualPlace::Embeddings => {
+                let x_btd = put_in_front(x_btd, table_nw, &layout.starts);
+                self.language_model.hidden(x_btd, layout, cache).narrow(1, n, t)
+            }
+            VirtualPlace::KeysAndValues => {
+                let mut own = None;
+                let cache = cache.unwrap_or_else(|| own.insert(self.language_model.new_cache()));
+                cache.prefill(table_nw, &layout.starts);
+                let layout = SequenceLayout { starts: layout.starts.clone(), past: n };
+                self.language_model.hidden(x_btd, &layout, Some(cache))
+            }
+        }
     }
 
     /// Log-probability in nats of every supervised token, row by row; differentiable.
@@ -109,6 +146,7 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Vlm<L, T, P> {
         let mut model = self.clone();
         model.visit_linears(&mut |_, linear| linear.adapter = None);
         model.language_model.token_table_mut().adapter = None;
+        model.virtual_tokens = None;
         model
     }
 

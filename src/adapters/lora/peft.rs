@@ -122,6 +122,7 @@ mod tests {
             base_model: "base".into(),
             modules_to_save: lora.modules_to_save.clone(),
             targets: vec!["model.layers.0.q_proj".into(), "model.layers.1.q_proj".into()],
+            ..PeftContext::default()
         };
         let file = write(&lora, &context);
         assert_eq!(file["target_modules"], r"model\.layers\.(?:0|1)\.q_proj");

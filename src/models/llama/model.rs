@@ -124,6 +124,18 @@ impl CausalLm for LlamaForCausalLm {
         self.layers.len()
     }
 
+    fn num_attention_heads(&self) -> usize {
+        self.config.num_attention_heads
+    }
+
+    fn num_key_value_heads(&self) -> usize {
+        self.config.num_key_value_heads
+    }
+
+    fn head_dim(&self) -> usize {
+        self.config.head_dim
+    }
+
     fn vocab_size(&self) -> usize {
         self.config.vocab_size
     }
