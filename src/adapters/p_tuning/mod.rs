@@ -62,6 +62,8 @@ impl PTuning {
     }
 }
 
+impl crate::adapters::Removable for PTuning {}
+
 impl Adapter for PTuning {
     const FREEZES_LANGUAGE_MODEL: bool = true;
     const MERGES: bool = false;

@@ -49,6 +49,8 @@ impl PrefixTuning {
     }
 }
 
+impl crate::adapters::Removable for PrefixTuning {}
+
 impl Adapter for PrefixTuning {
     const FREEZES_LANGUAGE_MODEL: bool = true;
     const MERGES: bool = false;

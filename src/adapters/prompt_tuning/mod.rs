@@ -81,6 +81,8 @@ impl PromptTuning {
     }
 }
 
+impl crate::adapters::Removable for PromptTuning {}
+
 impl Adapter for PromptTuning {
     const FREEZES_LANGUAGE_MODEL: bool = true;
     const MERGES: bool = false;
