@@ -49,6 +49,9 @@ pub trait Adapter: Component {
     fn from_peft_config(config: &serde_json::Value) -> Result<Self, AdapterError>;
 }
 
+/// An adapter that can be switched off: every one but [`NoAdapter`], which there is nothing of.
+pub trait Removable: Adapter {}
+
 /// What a saved adapter must know of the model around it.
 #[derive(Clone, Debug)]
 pub struct PeftContext {
