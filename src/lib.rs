@@ -61,8 +61,10 @@ pub mod prelude {
     pub use crate::experiment;
     pub use crate::models::{LanguageModel, Llama};
     pub use crate::objectives::{
-        ApoZeroUnpaired, Bco, Classification, CostModel, Gkd, Kto, Objective, ProcessReward, RewardDistillation,
-        RewardModel, RewardModelMargin, Sft,
+        Aot, AotUnpaired, ApoDown, ApoZero, ApoZeroUnpaired, Asft, Bco, BcoPair, CalDpo, ChosenSft, Classification,
+        CostModel, Cpo, DenseDpo, Discopop, Dpo, DpoMargin, Dpop, ExoPair, Gkd, Hinge, Ipo, Kto, KtoPair, NcaPair,
+        Objective, Orpo, PairObjective, ProcessReward, RDpo, RewardDistillation, RewardModel, RewardModelMargin,
+        RobustDpo, Sft, SigmoidNorm, Simpo, SlicHf, SppoHard,
     };
     pub use crate::projector::{Accepts, Identity, Linear, Mlp, Mlp2xGelu, NoProjector, Projector};
     pub use crate::recipe::{Arguments, Experiment, fits};

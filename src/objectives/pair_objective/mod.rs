@@ -5,7 +5,7 @@ mod weights;
 
 use super::pair::{self, Divergence, Modifiers, PairLoss};
 use super::{BySetting, CpoLoss, Inputs, Loss, Objective, State, StepTotals, TokenLogProbs, Wants};
-use crate::example::Pairs;
+use crate::example::{Facts, Pairs};
 use crate::settings::{Given, Kind, SettingError};
 use serde_json::{Map, Value};
 
@@ -172,6 +172,17 @@ impl Objective for PairObjective {
     fn wants(&self) -> Wants {
         let parts = self.built();
         pair::wants(parts.iter().map(|(_, part)| part.as_ref()), &self.modifiers())
+    }
+
+    fn accepts(&self, facts: &Facts) -> Result<(), String> {
+        match facts.margin {
+            None if self.needs_margins() => {
+                Err("has no margin, which sigmoid_with_margin compares with; take a data kind with \
+                                                 margins, or another loss"
+                    .to_owned())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn compares(&self) -> bool {
