@@ -173,11 +173,18 @@ pub trait Objective: Component {
 pub trait ReferenceUse: 'static {
     /// Whether it always does.
     const ALWAYS: bool;
+
+    /// Whether the reference must be another model than the one that is trained.
+    const OTHER: bool = false;
 }
 
 /// It does, always.
 #[derive(Clone, Copy, Debug)]
 pub enum Compared {}
+
+/// It does, and the reference must be another model than the one that is trained: a teacher.
+#[derive(Clone, Copy, Debug)]
+pub enum Taught {}
 
 /// It never does; a reference would be ignored.
 #[derive(Clone, Copy, Debug)]
@@ -189,6 +196,11 @@ pub enum BySetting {}
 
 impl ReferenceUse for Compared {
     const ALWAYS: bool = true;
+}
+
+impl ReferenceUse for Taught {
+    const ALWAYS: bool = true;
+    const OTHER: bool = true;
 }
 
 impl ReferenceUse for Alone {

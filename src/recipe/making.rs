@@ -97,6 +97,17 @@ pub fn model<K: DataKind>(
     seed: u64,
     sees: bool,
 ) -> Result<PathBuf, RecipeError> {
+    made(dir, kind, texts, seed, sees, |spec| spec)
+}
+
+fn made<K: DataKind>(
+    dir: &Path,
+    kind: &K,
+    texts: &Texts<'_>,
+    seed: u64,
+    sees: bool,
+    change: impl Fn(MadeModel) -> MadeModel,
+) -> Result<PathBuf, RecipeError> {
     let dataset = Dataset::open(kind.clone(), texts.data, texts.images)?;
     // A made model has no template of its own.
     let name = kind.reading().template.filter(|name| name != CHECKPOINTS_OWN);
@@ -115,9 +126,27 @@ pub fn model<K: DataKind>(
         Some((width, height)) => MadeModel::for_images(width as usize, height as usize),
         None => MadeModel::for_pictures(),
     };
-    write_model(dir, &spec, lines.into_iter(), seed, sees)?;
+    write_model(dir, &change(spec), lines.into_iter(), seed, sees)?;
     Ok(dir.to_owned())
 }
+
+/// Makes a random teacher for [`model`]'s: with its tokenizer, twice its width, and surer of what it expects.
+///
+/// # Errors
+/// As [`model`].
+pub fn teacher<K: DataKind>(
+    dir: &Path,
+    kind: &K,
+    texts: &Texts<'_>,
+    seed: u64,
+    sees: bool,
+) -> Result<PathBuf, RecipeError> {
+    let spec = |spec: MadeModel| MadeModel { hidden_size: 2 * spec.hidden_size, head_std: TEACHER_HEAD, ..spec };
+    made(dir, kind, texts, seed.wrapping_add(1), sees, spec)
+}
+
+/// Standard deviation of a teacher's head: its logits are about this times the square root of its width.
+const TEACHER_HEAD: f32 = 0.15;
 
 fn median(sizes: &mut [(u32, u32)]) -> Option<(u32, u32)> {
     sizes.sort_unstable();

@@ -31,6 +31,9 @@ use std::sync::Arc;
 /// Rows are padded to a multiple of this, so that a few lengths recur and kernels tuned by shape are found again.
 const PAD_MULTIPLE: usize = 8;
 
+/// The folder of a made teacher.
+pub(super) const TEACHER: &str = "teacher";
+
 /// What has been checked and is ready to be trained with.
 pub(super) struct Prepared<M: LanguageModel, V: VisionEncoder, P: Projector, D: DataKind> {
     pub opened: Opened<M, V, P>,
@@ -191,6 +194,11 @@ where
             let texts = making::Texts { data: &places.data, images: &places.images };
             places.model =
                 making::model(&made_dir.join("model"), &self.settings.data, &texts, seed, has_vision::<V>())?;
+            if self.settings.makes_teacher(arguments) {
+                let dir = made_dir.join(TEACHER);
+                making::teacher(&dir, &self.settings.data, &texts, seed, has_vision::<V>())?;
+                println!("teacher: made a random one that is surer of itself, in {}", dir.display());
+            }
             println!("model: made a small random one, in {}", places.model.display());
             println!(
                 "       a random model has nothing that is worth freezing, so here, and only here, more of it is trained: see \
