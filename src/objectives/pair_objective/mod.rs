@@ -3,8 +3,10 @@
 mod names;
 mod weights;
 
-use super::pair::{self, Divergence, Modifiers, PairLoss};
-use super::{BySetting, CpoLoss, Inputs, Loss, Objective, State, StepTotals, TokenLogProbs, Wants};
+use super::{
+    BySetting, CpoLoss, Divergence, Inputs, Loss, Modifiers, Objective, PairLoss, State, StepTotals, TokenLogProbs,
+    Wants, pair_loss, pair_wants,
+};
 use crate::example::Pairs;
 use crate::settings::{Given, Kind, SettingError};
 use serde_json::{Map, Value};
@@ -171,7 +173,7 @@ impl Objective for PairObjective {
 
     fn wants(&self) -> Wants {
         let parts = self.built();
-        pair::wants(parts.iter().map(|(_, part)| part.as_ref()), &self.modifiers())
+        pair_wants(parts.iter().map(|(_, part)| part.as_ref()), &self.modifiers())
     }
 
     fn compares(&self) -> bool {
@@ -181,7 +183,7 @@ impl Objective for PairObjective {
     fn loss(&self, inputs: Inputs<'_, TokenLogProbs>, step: &StepTotals, state: &mut State) -> Loss {
         let parts = self.built();
         let parts: Vec<(f64, &dyn PairLoss)> = parts.iter().map(|(weight, part)| (*weight, part.as_ref())).collect();
-        pair::loss(&parts, self.modifiers(), inputs, step, state)
+        pair_loss(&parts, self.modifiers(), inputs, step, state)
     }
 }
 
