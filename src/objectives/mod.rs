@@ -37,7 +37,7 @@ pub mod ipo;
 pub mod kto_pair;
 pub mod nca_pair;
 pub mod orpo;
-pub mod pair;
+mod pair;
 pub mod pair_objective;
 pub mod r_dpo;
 pub mod robust_dpo;
@@ -87,10 +87,10 @@ pub use nca_pair::NcaPair;
 pub use orpo::Orpo;
 pub use pair::Divergence;
 #[cfg(all(test, feature = "cpu"))]
-pub(crate) use pair::testing;
+pub(crate) use pair::testing as pair_testing;
 pub(crate) use pair::{
-    Host, Modifiers, PairLoss, Sides, Terms, host_values, log_odds, log_odds_of, logistic, logistic_of, pair_component,
-    smoothed, sorted, square,
+    Host, Modifiers, PairLoss, Sides, Terms, host_values, log_odds, log_odds_of, logistic, logistic_of,
+    loss as pair_loss, pair_component, smoothed, sorted, square, wants as pair_wants,
 };
 pub use pair_objective::{LossWeights, PairLossName, PairObjective};
 pub use r_dpo::RDpo;
