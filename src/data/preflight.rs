@@ -8,10 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 
 use super::row::unknown_fields;
-use super::{DataError, DataKind, Dataset, Encoder, Outcome, Sample};
+use super::{DataError, DataKind, Dataset, Encoder, Outcome, Sample, TextRow};
 use crate::example::Shape;
 use crate::image;
-use crate::text::EncodedText;
 
 /// Problems that are kept in full; of the others only the number is known.
 const PROBLEMS_KEPT: usize = 20;
@@ -141,20 +140,20 @@ fn check_images<S: Shape>(sample: &Sample<S>, decode: bool) -> Result<(), DataEr
 }
 
 impl Checked {
-    fn count<S: Shape>(&mut self, sample: &Sample<S>, rows: &[EncodedText]) {
+    fn count<S: Shape>(&mut self, sample: &Sample<S>, rows: &[TextRow]) {
         self.ok += 1;
         self.dropped_leading += sample.dropped_leading;
         if let Some(length) = self.lengths.last_mut() {
-            *length = rows.iter().map(|row| row.input_ids.len()).max().unwrap_or(0);
+            *length = rows.iter().map(|row| row.text.input_ids.len()).max().unwrap_or(0);
         }
         if let Some(length) = self.signed_lengths.last_mut() {
             *length = sample.signed_length();
         }
         for row in rows {
-            self.supervised_tokens += row.num_supervised();
-            self.image_tokens += row.image_positions.iter().map(Range::len).sum::<usize>();
+            self.supervised_tokens += row.text.num_supervised();
+            self.image_tokens += row.text.image_positions.iter().map(Range::len).sum::<usize>();
         }
-        self.images += rows.first().map_or(0, |row| row.image_positions.len());
+        self.images += rows.first().map_or(0, |row| row.images.len());
     }
 
     fn keep(&mut self, problem: DataError) {

@@ -2,10 +2,9 @@
 
 use super::RecipeError;
 use super::made::{MadeData, MadeModel, MadeTraining, write_data, write_model};
-use super::tools::CHECKPOINTS_OWN;
+use super::tools::{CHECKPOINTS_OWN, named_template};
 use crate::data::{DataKind, Dataset};
 use crate::image::probe;
-use crate::text::ChatTemplate;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -86,7 +85,7 @@ pub fn model<K: DataKind>(dir: &Path, kind: &K, texts: &Texts<'_>, seed: u64) ->
     let dataset = Dataset::open(kind.clone(), texts.data, texts.images)?;
     // A made model has no template of its own.
     let name = kind.reading().template.filter(|name| name != CHECKPOINTS_OWN);
-    let template = ChatTemplate::llava(name.as_deref().unwrap_or("v1"))?;
+    let template = named_template(name.as_deref().unwrap_or("v1"), None)?;
     let mut sizes = Vec::new();
     let mut lines = Vec::with_capacity(dataset.len());
     for index in 0..dataset.len() {
