@@ -4,7 +4,8 @@
 //! source   file line -> row                 Dataset, over a memory map; nothing is parsed before it is asked for
 //! llava,   row -> Sample                    a formatter: one small type per kind of record ([`DataKind`])
 //! text
-//! encode   Sample -> Encoded                token ids, mask, image slots, pixels; truncation
+//! encode   Sample -> Encoded                token ids, mask, image slots, pixels
+//! shorten  a row that is too long           whole messages are kept, or its end is cut off
 //! sampler  lengths -> order                 which records form which batch
 //! batch    [Encoded] -> Batch               padding, host memory
 //! loader   order -> Batch, Batch, …         worker threads, a bounded number of batches ahead
@@ -23,9 +24,12 @@ pub mod place;
 pub mod preflight;
 mod reading;
 pub mod row;
+mod rows;
 pub mod sampler;
 mod scan;
+mod shorten;
 pub mod source;
+mod special_tokens;
 #[cfg(test)]
 mod tests;
 pub mod text;
@@ -38,10 +42,12 @@ pub use llava::LlavaData;
 pub use loader::{BadRecord, LoadedBatch, Loader, LoaderSettings, Skipped};
 pub use place::Place;
 pub use preflight::{Check, Checked, check};
-pub use reading::Reading;
+pub use reading::{Reading, TextOptions};
 pub use row::Row;
+pub use rows::TextRow;
 pub use sampler::Sampler;
 pub use source::Dataset;
+pub use special_tokens::SpecialTokens;
 pub use text::MessagesData;
 
 use std::path::PathBuf;

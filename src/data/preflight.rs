@@ -9,10 +9,9 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::row::unknown_fields;
-use super::{DataError, DataKind, Dataset, Encoder, Outcome, Sample};
+use super::{DataError, DataKind, Dataset, Encoder, Outcome, Sample, TextRow};
 use crate::example::{Facts, Shape};
 use crate::image;
-use crate::text::EncodedText;
 
 /// Problems that are kept in full; of the others only the number is known.
 const PROBLEMS_KEPT: usize = 20;
@@ -182,11 +181,11 @@ fn check_images<S: Shape>(sample: &Sample<S>, decode: bool) -> Result<(), DataEr
 }
 
 impl Checked {
-    fn count<S: Shape>(&mut self, sample: &Sample<S>, rows: &[EncodedText]) {
+    fn count<S: Shape>(&mut self, sample: &Sample<S>, rows: &[TextRow]) {
         self.ok += 1;
         self.dropped_leading += sample.dropped_leading;
         if let Some(length) = self.lengths.last_mut() {
-            *length = rows.iter().map(|row| row.input_ids.len()).max().unwrap_or(0);
+            *length = rows.iter().map(|row| row.text.input_ids.len()).max().unwrap_or(0);
         }
         if let Some(length) = self.signed_lengths.last_mut() {
             *length = sample.signed_length();
@@ -195,10 +194,10 @@ impl Checked {
             *hash = hash_rows(rows);
         }
         for row in rows {
-            self.supervised_tokens += row.num_supervised();
-            self.image_tokens += row.image_positions.iter().map(Range::len).sum::<usize>();
+            self.supervised_tokens += row.text.num_supervised();
+            self.image_tokens += row.text.image_positions.iter().map(Range::len).sum::<usize>();
         }
-        self.images += rows.first().map_or(0, |row| row.image_positions.len());
+        self.images += rows.first().map_or(0, |row| row.images.len());
     }
 
     fn keep(&mut self, problem: DataError) {
@@ -227,9 +226,9 @@ impl Checked {
 }
 
 /// The first 64 bits of a SHA-256 over tokens and masks, never 0.
-fn hash_rows(rows: &[EncodedText]) -> u64 {
+fn hash_rows(rows: &[TextRow]) -> u64 {
     let mut hasher = Sha256::new();
-    for row in rows {
+    for row in rows.iter().map(|row| &row.text) {
         hasher.update((row.input_ids.len() as u64).to_le_bytes());
         row.input_ids.iter().for_each(|id| hasher.update(id.to_le_bytes()));
         let mask: Vec<u8> = row.supervised.iter().map(|&learned| u8::from(learned)).collect();

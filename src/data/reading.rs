@@ -55,6 +55,40 @@ impl Default for Reading {
     }
 }
 
+/// What of a record's messages is written, learned and kept where not all of it fits, whatever its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TextOptions {
+    /// Whether the assistant's messages alone are learned. Else all text is, images and the BOS in front excepted, of all
+    /// messages whose `train` is set: a pair's context never is.
+    pub only_answer_loss: bool,
+    /// Whether of the assistant's messages the last one that is kept is the only one learned.
+    pub only_last_replica_loss: bool,
+    /// Whether system messages are left out, with the images they may show.
+    pub ignore_system_prompt: bool,
+    /// Whether a text ends as its template ends it; else one more end of sequence follows, which is not learned.
+    pub single_eos: bool,
+    /// Whether a record that is too long keeps its last messages instead of its first ones.
+    pub keep_end: bool,
+}
+
+impl Default for TextOptions {
+    fn default() -> Self {
+        Self::from(&Reading::default())
+    }
+}
+
+impl From<&Reading> for TextOptions {
+    fn from(reading: &Reading) -> Self {
+        Self {
+            only_answer_loss: reading.only_answer_loss,
+            only_last_replica_loss: reading.only_last_replica_loss,
+            ignore_system_prompt: reading.ignore_system_prompt,
+            single_eos: reading.single_eos,
+            keep_end: reading.keep_end,
+        }
+    }
+}
+
 /// Defines a data kind's settings: those of its own, then those that all kinds share. Writes
 /// `fn common(&self) -> Reading`, for [`DataKind::reading`](crate::data::DataKind::reading) to return.
 ///

@@ -2,11 +2,10 @@
 
 use super::RecipeError;
 use super::made::{MadeData, MadeModel, MadeTraining, write_data, write_model};
-use super::tools::CHECKPOINTS_OWN;
+use super::tools::{CHECKPOINTS_OWN, named_template};
 use crate::data::{DataKind, Dataset};
 use crate::example::Shape;
 use crate::image::probe;
-use crate::text::ChatTemplate;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -111,7 +110,7 @@ fn made<K: DataKind>(
     let dataset = Dataset::open(kind.clone(), texts.data, texts.images)?;
     // A made model has no template of its own.
     let name = kind.reading().template.filter(|name| name != CHECKPOINTS_OWN);
-    let template = ChatTemplate::llava(name.as_deref().unwrap_or("v1"))?;
+    let template = named_template(name.as_deref().unwrap_or("v1"), None)?;
     let mut sizes = Vec::new();
     let mut lines = Vec::with_capacity(dataset.len());
     for index in 0..dataset.len() {

@@ -235,6 +235,7 @@ where
             image: tools::image_encoding(&opened),
             max_length: settings.reading.max_tokens_count,
             overlong: settings.reading.overlong,
+            options: (&settings.reading).into(),
         };
         Ok((opened, encoder))
     }
