@@ -1,7 +1,7 @@
 //! Rows of data files become samples, samples become token ids with a supervision mask, and those become batches.
 //!
 //! ```text
-//! source   file line -> row                 Dataset, over a memory map; nothing is parsed before it is asked for
+//! source   file line -> row                 Dataset, over memory maps; tables and .gz files are unpacked to the disk first
 //! llava,   row -> Sample                    a formatter: one small type per kind of record ([`DataKind`])
 //! text
 //! encode   Sample -> Encoded                token ids, mask, image slots, pixels; truncation
@@ -41,7 +41,7 @@ pub use preflight::{Checked, check};
 pub use reading::Reading;
 pub use row::Row;
 pub use sampler::Sampler;
-pub use source::Dataset;
+pub use source::{Dataset, SourceReport};
 pub use text::MessagesData;
 
 use std::path::PathBuf;
@@ -109,6 +109,42 @@ pub trait DataKind: Component {
     /// # Errors
     /// A [`DataError`] that starts with `place`.
     fn parse(&self, row: &Row, place: &Place) -> Result<Sample<Self::Shape>, DataError>;
+
+    /// Whether a row may hold several records, or none. Then [`parts`](Self::parts) is asked of every row when a data set
+    /// is opened, and [`parse_part`](Self::parse_part) reads the records; else each row is one record.
+    const EXPANDS: bool = false;
+
+    /// The records that a row holds. A row that this refuses counts as one record, which is then refused.
+    ///
+    /// # Errors
+    /// A [`DataError`] that starts with `place`.
+    fn parts(&self, _row: &Row, _place: &Place) -> Result<Parts, DataError> {
+        Ok(Parts::default())
+    }
+
+    /// Reads record `part` of a row, counted from 0, of as many as [`parts`](Self::parts) said there are.
+    ///
+    /// # Errors
+    /// A [`DataError`] that starts with `place`.
+    fn parse_part(&self, row: &Row, _part: usize, place: &Place) -> Result<Sample<Self::Shape>, DataError> {
+        self.parse(row, place)
+    }
+}
+
+/// The records that one row holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// How many.
+    pub records: usize,
+    /// What the row held besides and is left out, by reason in a few words, such as `tie`.
+    pub left_out: Vec<(&'static str, usize)>,
+}
+
+impl Default for Parts {
+    /// One record.
+    fn default() -> Self {
+        Self { records: 1, left_out: Vec::new() }
+    }
 }
 
 /// One record, read: a conversation and the images it refers to, nothing of which is decoded yet.
