@@ -17,6 +17,7 @@
 pub mod batch;
 pub mod encode;
 pub mod error;
+pub mod expand;
 pub mod llava;
 pub mod loader;
 pub mod place;
@@ -34,6 +35,7 @@ pub mod turns;
 pub use batch::{Batch, ImageSlot, PadSide, Padding, collate, collate_examples};
 pub use encode::{Encoded, Encoder, Example, ImageEncoding, Outcome, Overlong, Prompt, SkipReason};
 pub use error::DataError;
+pub use expand::Expanded;
 pub use llava::LlavaData;
 pub use loader::{BadRecord, LoadedBatch, Loader, LoaderSettings, Skipped};
 pub use place::Place;
@@ -99,9 +101,21 @@ pub trait DataKind: Component {
     /// row's list. Public data sets carry extras: other fields are ignored, and the preflight lists them once.
     const FIELDS: &'static [&'static str];
 
+    /// Whether a row may hold several records, or none, so that a data set has to [expand](Self::expand) each.
+    const EXPANDS: bool = false;
+
     /// How records of this kind are read; a kind with settings of its own passes them on.
     fn reading(&self) -> Reading {
         Reading::default()
+    }
+
+    /// The records of one row, each as a row of its own, which [`parse`](Self::parse) then reads. Asked for where
+    /// [`EXPANDS`](Self::EXPANDS) alone (see [`expand`]).
+    ///
+    /// # Errors
+    /// A [`DataError`] that starts with `place`.
+    fn expand(&self, row: Row, _place: &Place) -> Result<Expanded, DataError> {
+        Ok(Expanded::one(row))
     }
 
     /// Reads one row. Image paths are returned as the row names them; the data set resolves them.
@@ -109,42 +123,6 @@ pub trait DataKind: Component {
     /// # Errors
     /// A [`DataError`] that starts with `place`.
     fn parse(&self, row: &Row, place: &Place) -> Result<Sample<Self::Shape>, DataError>;
-
-    /// Whether a row may hold several records, or none. Then [`parts`](Self::parts) is asked of every row when a data set
-    /// is opened, and [`parse_part`](Self::parse_part) reads the records; else each row is one record.
-    const EXPANDS: bool = false;
-
-    /// The records that a row holds. A row that this refuses counts as one record, which is then refused.
-    ///
-    /// # Errors
-    /// A [`DataError`] that starts with `place`.
-    fn parts(&self, _row: &Row, _place: &Place) -> Result<Parts, DataError> {
-        Ok(Parts::default())
-    }
-
-    /// Reads record `part` of a row, counted from 0, of as many as [`parts`](Self::parts) said there are.
-    ///
-    /// # Errors
-    /// A [`DataError`] that starts with `place`.
-    fn parse_part(&self, row: &Row, _part: usize, place: &Place) -> Result<Sample<Self::Shape>, DataError> {
-        self.parse(row, place)
-    }
-}
-
-/// The records that one row holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Parts {
-    /// How many.
-    pub records: usize,
-    /// What the row held besides and is left out, by reason in a few words, such as `tie`.
-    pub left_out: Vec<(&'static str, usize)>,
-}
-
-impl Default for Parts {
-    /// One record.
-    fn default() -> Self {
-        Self { records: 1, left_out: Vec::new() }
-    }
 }
 
 /// One record, read: a conversation and the images it refers to, nothing of which is decoded yet.

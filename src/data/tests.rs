@@ -4,6 +4,8 @@ mod batches;
 mod encoding;
 mod loading;
 mod reading;
+mod sources;
+mod tables;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -6,6 +6,7 @@
 mod adapters;
 mod bodies;
 mod configs;
+mod corpus;
 mod files;
 mod images;
 mod mutated;

@@ -13,6 +13,7 @@ mod report;
 mod scratch;
 mod select;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
@@ -29,7 +30,7 @@ use self::scratch::{Scratch, hexadecimal};
 use self::select::Selection;
 use super::row::Row;
 use super::scan::{self, Span};
-use super::{DataError, DataKind, Parts, Place, Sample};
+use super::{DataError, DataKind, Place, Sample, expand};
 use crate::text::{Message, Role};
 
 /// Piece of a file that is hashed by one thread.
@@ -149,19 +150,18 @@ impl<K: DataKind> Dataset<K> {
         let source = number as u32;
         let first = self.records.len();
         if K::EXPANDS {
-            let parts: Vec<Parts> = selected
+            let expanded: Vec<(usize, BTreeMap<_, _>)> = selected
                 .spans
                 .par_iter()
                 .map(|span| {
                     let place = Place::new(opened.name.clone(), span.line);
                     let row = parse_row(&opened.bytes[span.start..span.end], place.clone());
-                    // A row that cannot be read is one record, so that it is refused and counted as any other.
-                    row.and_then(|row| self.kind.parts(&row, &place)).unwrap_or_default()
+                    expand::count(&self.kind, row, &place)
                 })
                 .collect();
-            for (span, parts) in selected.spans.into_iter().zip(parts) {
-                parts.left_out.into_iter().for_each(|(reason, count)| report.leave_out(reason, count));
-                self.records.extend((0..parts.records as u32).map(|part| Record { source, part, span }));
+            for (span, (parts, dropped)) in selected.spans.into_iter().zip(expanded) {
+                dropped.into_iter().for_each(|(reason, count)| report.leave_out(reason, count));
+                self.records.extend((0..parts as u32).map(|part| Record { source, part, span }));
             }
         } else {
             self.records.extend(selected.spans.into_iter().map(|span| Record { source, part: 0, span }));
@@ -189,11 +189,10 @@ impl<K: DataKind> Dataset<K> {
     /// As [`sample`](Self::sample).
     pub fn read(&self, index: usize, row: &Row) -> Result<Sample<K::Shape>, DataError> {
         let place = self.place(index);
-        if K::EXPANDS {
-            // What refused to say how many records it holds was given one of them.
-            self.kind.parts(row, &place)?;
-        }
-        let mut sample = self.kind.parse_part(row, self.part(index), &place)?;
+        let mut sample = match K::EXPANDS {
+            true => self.kind.parse(&expand::nth(&self.kind, row.clone(), self.part(index), &place)?, &place)?,
+            false => self.kind.parse(row, &place)?,
+        };
         if sample.id.is_empty() {
             sample.id = index.to_string();
         }
@@ -275,7 +274,7 @@ impl<K> Dataset<K> {
         Place { file: self.source(index).name.clone(), line: self.records[index].span.line }
     }
 
-    /// The fields of record `index`.
+    /// The fields of record `index`; all of its row where a row holds several.
     ///
     /// # Errors
     /// [`DataError::Malformed`] with the line of the mistake, [`DataError::NotAnObject`].
@@ -371,8 +370,8 @@ fn sources_of(path: &Path) -> Result<Vec<Wanted>, DataError> {
                     Ok(Found::Records(opened)) => opened,
                     Ok(Found::Sources { .. }) => {
                         let itself =
-                            if path.canonicalize().ok() == list.canonicalize().ok() { "itself" } else { "one" };
-                        let detail = format!("{} is {itself} a list of sources; name data files", path.display());
+                            if path.canonicalize().ok() == list.canonicalize().ok() { "this very" } else { "a" };
+                        let detail = format!("{} is {itself} list of sources; name data files", path.display());
                         return Err(entry.label.error(detail));
                     }
                     Err(error) if error.place().is_none() => return Err(entry.label.error(error.to_string())),
