@@ -109,8 +109,10 @@ pub enum DataError {
         detail: String,
     },
     /// Files all of whose rows were left out.
-    #[error("none of the {rows} rows gives a record: {reasons}")]
+    #[error("{}: none of the {rows} rows gives a record: {reasons}", path.display())]
     NothingLeft {
+        /// The first file.
+        path: PathBuf,
         /// Rows of all files.
         rows: usize,
         /// Why rows were left out, and how many.

@@ -155,7 +155,7 @@ fn tables() {
     let huge = [&whole[..whole.len() - 8], &[255, 255, 255, 255], b"PAR1"].concat();
     for case in [
         case("whole.parquet", whole.clone(), Records(15, &[])),
-        case("empty.parquet", "", File(&["no record"])),
+        case("empty.parquet", "", File(&["0 bytes"])),
         case("half.parquet", half, File(&["cut off"])),
         case("magic.parquet", magic, File(&["no Parquet file"])),
         case("text.parquet", lines(&[GOOD, GOOD]), File(&["no Parquet file"])),

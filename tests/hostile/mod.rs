@@ -7,6 +7,7 @@ mod adapters;
 mod bodies;
 mod configs;
 mod corpus;
+mod corpus_run;
 mod files;
 mod images;
 mod mutated;

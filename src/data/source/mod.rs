@@ -129,7 +129,7 @@ impl<K: DataKind> Dataset<K> {
             let rows = data.sources.iter().map(|source| source.report.rows).sum();
             let reasons: Vec<String> =
                 data.left_out().iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-            return Err(DataError::NothingLeft { rows, reasons: reasons.join(", ") });
+            return Err(DataError::NothingLeft { path: files[0].clone(), rows, reasons: reasons.join(", ") });
         }
         Ok(data)
     }

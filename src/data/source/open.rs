@@ -72,9 +72,6 @@ pub fn open(path: &Path) -> Result<Found, DataError> {
     let mut file = File::open(path).map_err(unreadable)?;
     let mut scratch = None;
     if format == Format::Table || compressed {
-        if metadata.len() == 0 {
-            return Err(DataError::Empty { path: path.to_owned() });
-        }
         let folder = scratch.insert(Scratch::new(path)?);
         match format {
             Format::Table => parquet::unpack(path, file, folder)?,

@@ -242,7 +242,7 @@ fn a_row_may_hold_several_records_or_none() {
     assert_eq!(checked.ignored_fields, [("x".to_owned(), 1)].into());
 
     let message = many(&folder, "{\"n\": -2}\n{\"n\": 0}").expect_err("nothing left").to_string();
-    assert!(message.contains("none of the 2 rows gives a record: 2 tie"), "{message}");
+    assert!(message.contains("many.jsonl: none of the 2 rows gives a record: 2 tie"), "{message}");
 }
 
 #[test]

@@ -90,7 +90,7 @@ fn damaged_tables_are_refused() {
         let message = refusal(&folder, bytes);
         assert!(message.contains("t.parquet") && message.contains(expected), "{expected:?} is not in {message:?}");
     };
-    check(b"", "holds no record");
+    check(b"", "0 bytes");
     check(b"PAR1", "4 bytes");
     check(&whole[..whole.len() / 2], "cut off");
     check(b"{\"id\": 1, \"name\": \"no table\"}", "no Parquet file");

@@ -1,26 +1,27 @@
 //! Parquet tables, unpacked once into one line of JSON a row; pictures become files beside it.
 //!
 //! ```text
+//! caught     a decoder's panic is an error of the file
 //! guard      is the footer one that the decoder can be trusted with?
 //! schema     columns and their nesting -> what a row looks like as JSON
 //! columns    pages -> values and levels, a few rows at a time
 //! value      one stored value -> JSON
 //! ```
 
+mod caught;
 mod columns;
 mod guard;
 mod schema;
 mod value;
 
-use std::any::Any;
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
+use self::caught::caught;
 use self::columns::Columns;
 use self::schema::Node;
 use super::scratch::{Scratch, Unpacked};
@@ -34,15 +35,14 @@ const ROWS: usize = 64;
 /// # Errors
 /// [`DataError::Parquet`], [`DataError::ParquetRow`], [`DataError::EmptyTable`] and those of [`Unpacked`].
 pub fn unpack(path: &Path, file: File, scratch: &Arc<Scratch>) -> Result<(), DataError> {
-    // The decoder is held to bad input by its authors; should one of its assertions fail nevertheless, the file is to
-    // blame and not this program.
+    // The decoder refuses most bad input; where one of its assertions fails instead, the file is to blame as well.
     let mut row = 0;
-    let unpacked = catch_unwind(AssertUnwindSafe(|| rows(path, file, scratch, &mut row)));
+    let unpacked = caught(|| rows(path, file, scratch, &mut row));
     let problem = match unpacked {
         Ok(Ok(0)) => return Err(DataError::EmptyTable { path: path.to_owned() }),
         Ok(Ok(_)) => return Ok(()),
         Ok(Err(problem)) => problem,
-        Err(panic) => Problem::File(said(&*panic)),
+        Err(detail) => Problem::File(detail),
     };
     Err(match problem {
         Problem::Data(error) => *error,
@@ -102,9 +102,4 @@ fn rows(path: &Path, file: File, scratch: &Arc<Scratch>, row: &mut usize) -> Res
     }
     unpacked.finish()?;
     Ok(count)
-}
-
-fn said(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "the decoder failed".into())
 }
