@@ -1,7 +1,7 @@
 //! Rows of data files become samples, samples become token ids with a supervision mask, and those become batches.
 //!
 //! ```text
-//! source   file line -> row                 Dataset, over a memory map; nothing is parsed before it is asked for
+//! source   file line -> row                 Dataset, over memory maps; tables and .gz files are unpacked to the disk first
 //! llava,   row -> Sample                    a formatter: one small type per kind of record ([`DataKind`])
 //! text
 //! encode   Sample -> Encoded                token ids, mask, image slots, pixels
@@ -18,6 +18,7 @@
 pub mod batch;
 pub mod encode;
 pub mod error;
+pub mod expand;
 pub mod llava;
 pub mod loader;
 pub mod place;
@@ -38,6 +39,7 @@ pub mod turns;
 pub use batch::{Batch, ImageSlot, PadSide, Padding, collate, collate_examples};
 pub use encode::{Encoded, Encoder, Example, ImageEncoding, Outcome, Overlong, Prompt, SkipReason};
 pub use error::DataError;
+pub use expand::Expanded;
 pub use llava::LlavaData;
 pub use loader::{BadRecord, LoadedBatch, Loader, LoaderSettings, Skipped};
 pub use place::Place;
@@ -46,7 +48,7 @@ pub use reading::{Reading, TextOptions};
 pub use row::Row;
 pub use rows::TextRow;
 pub use sampler::Sampler;
-pub use source::Dataset;
+pub use source::{Dataset, SourceReport};
 pub use special_tokens::SpecialTokens;
 pub use text::MessagesData;
 
@@ -105,9 +107,21 @@ pub trait DataKind: Component {
     /// row's list. Public data sets carry extras: other fields are ignored, and the preflight lists them once.
     const FIELDS: &'static [&'static str];
 
+    /// Whether a row may hold several records, or none, so that a data set has to [expand](Self::expand) each.
+    const EXPANDS: bool = false;
+
     /// How records of this kind are read; a kind with settings of its own passes them on.
     fn reading(&self) -> Reading {
         Reading::default()
+    }
+
+    /// The records of one row, each as a row of its own, which [`parse`](Self::parse) then reads. Asked for where
+    /// [`EXPANDS`](Self::EXPANDS) alone (see [`expand`]).
+    ///
+    /// # Errors
+    /// A [`DataError`] that starts with `place`.
+    fn expand(&self, row: Row, _place: &Place) -> Result<Expanded, DataError> {
+        Ok(Expanded::one(row))
     }
 
     /// Reads one row. Image paths are returned as the row names them; the data set resolves them.

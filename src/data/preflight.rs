@@ -24,6 +24,8 @@ const PIECE: usize = 64;
 pub struct Checked {
     /// Records that will be trained on.
     pub ok: usize,
+    /// The same by source, in the order of [`Dataset::sources`].
+    pub ok_by_source: Vec<usize>,
     /// The first refused records, in the data set's order.
     pub problems: Vec<DataError>,
     /// Number of refused records, by [`DataError::reason`].
@@ -122,15 +124,17 @@ fn check_range<K: DataKind>(
     check: &Check<'_>,
     range: Range<usize>,
 ) -> Checked {
-    let mut checked = Checked::default();
+    let mut checked = Checked { ok_by_source: vec![0; dataset.sources().len()], ..Checked::default() };
     for index in range {
         checked.lengths.push(0);
         checked.signed_lengths.push(0);
         checked.encodings.push(0);
+        let before = checked.ok;
         if let Err(error) = check_record(dataset, encoder, check, index, &mut checked) {
             *checked.problem_counts.entry(error.reason()).or_default() += 1;
             checked.keep(error);
         }
+        checked.ok_by_source[dataset.source_of(index)] += checked.ok - before;
     }
     checked
 }
@@ -143,7 +147,9 @@ fn check_record<K: DataKind>(
     checked: &mut Checked,
 ) -> Result<(), DataError> {
     let row = dataset.row(index)?;
-    unknown_fields(&row, K::FIELDS, |field| *checked.ignored_fields.entry(field).or_default() += 1);
+    if dataset.part(index) == 0 {
+        unknown_fields(&row, K::FIELDS, |field| *checked.ignored_fields.entry(field).or_default() += 1);
+    }
     let sample = dataset.read(index, &row)?;
     let facts = <K::Shape as Shape>::facts(&sample.target);
     (check.accepts)(&facts).map_err(|reason| DataError::Refused { place: sample.place.clone(), reason })?;
@@ -209,6 +215,8 @@ impl Checked {
     /// Adds what was found in the records that follow.
     fn append(&mut self, next: Checked) {
         self.ok += next.ok;
+        self.ok_by_source.resize(self.ok_by_source.len().max(next.ok_by_source.len()), 0);
+        self.ok_by_source.iter_mut().zip(next.ok_by_source).for_each(|(sum, ok)| *sum += ok);
         next.problems.into_iter().for_each(|problem| self.keep(problem));
         add(&mut self.problem_counts, next.problem_counts);
         add(&mut self.skipped, next.skipped);

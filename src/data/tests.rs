@@ -5,6 +5,8 @@ mod encoding;
 mod loading;
 mod options;
 mod reading;
+mod sources;
+mod tables;
 mod trl;
 mod truncation;
 

@@ -119,7 +119,7 @@ where
         let plan = self.plan(&checked);
         notes.push(describe(&plan, train));
         println!("{}", notes[notes.len() - 1]);
-        let left_out = left_out(&checked);
+        let left_out = left_out(&checked, &dataset);
         let inputs = self.inputs(&places, &dataset, eval.as_ref());
         let data = TrainData { dataset, encoder, loader, plan };
         Ok(Prepared { opened, data, eval, facts, fingerprints, notes, left_out, inputs })
@@ -249,7 +249,7 @@ where
         places: &Places,
         encoder: &Encoder,
     ) -> Result<(Arc<Dataset<D>>, Checked, Vec<String>), RecipeError> {
-        let dataset = Dataset::open(self.settings.data.clone(), files, &places.images)?;
+        let dataset = Dataset::open_with(self.settings.data.clone(), files, &places.images, self.settings.train.seed)?;
         let bad_record = self.settings.reading.bad_record;
         let objective = &self.settings.objective;
         let how = Check {
@@ -258,7 +258,8 @@ where
             accepts: &|facts| objective.accepts(facts),
         };
         let checked = preflight::check_records(&dataset, encoder, bad_record, &how)?;
-        let notes = preflight::describe(label, &checked, dataset.len());
+        let mut notes = preflight::describe(label, &checked, dataset.len());
+        notes.extend(dataset.source_lines().into_iter().map(|line| format!("  {line}")));
         for line in &notes {
             println!("{line}");
         }
@@ -345,9 +346,12 @@ fn weight_files(dir: &Path) -> BTreeMap<String, u64> {
 }
 
 /// Records that are not trained on, by reason.
-fn left_out(checked: &Checked) -> BTreeMap<String, usize> {
-    let reasons = checked.problem_counts.iter().chain(&checked.skipped);
-    reasons.map(|(reason, n)| ((*reason).to_owned(), *n)).collect()
+fn left_out<K: DataKind>(checked: &Checked, dataset: &Dataset<K>) -> BTreeMap<String, usize> {
+    let mut reasons = dataset.left_out();
+    for (reason, n) in checked.problem_counts.iter().chain(&checked.skipped) {
+        *reasons.entry(reason).or_default() += n;
+    }
+    reasons.into_iter().map(|(reason, n)| (reason.to_owned(), n)).collect()
 }
 
 fn describe(plan: &Plan, train: &Train) -> String {
