@@ -1,6 +1,7 @@
 //! How records are read, whatever their kind.
 
 use super::{BadRecord, Overlong};
+use crate::example::Learns;
 
 /// Settings that every data kind shares; [`data_component!`](crate::data_component) adds them to a kind's own.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,6 +72,18 @@ pub struct TextOptions {
     pub keep_end: bool,
 }
 
+impl TextOptions {
+    /// The settings that would be ignored where this is learned from a row, by their names: a recipe refuses them.
+    pub fn without_effect(&self, learns: Learns) -> Vec<&'static str> {
+        if learns == Learns::Answers {
+            return Vec::new();
+        }
+        let chosen =
+            [("only_answer_loss", !self.only_answer_loss), ("only_last_replica_loss", self.only_last_replica_loss)];
+        chosen.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| name).collect()
+    }
+}
+
 impl Default for TextOptions {
     fn default() -> Self {
         Self::from(&Reading::default())
@@ -104,8 +117,8 @@ macro_rules! data_component {
             $(#[$meta])*
             pub struct $name, $builder {
                 $($own)*
-                /// How a conversation is written as text: a named template (`v1`, `plain`, …), `checkpoint` for the
-                /// checkpoint's own, or a file; left open, the checkpoint's, or v1 for LLaVA.
+                /// How a conversation is written as text: a named template (`v1`, `plain`, `plain_text`, …), `checkpoint`
+                /// for the checkpoint's own, or a file FILE.json of a prefix/suffix template; left open, the checkpoint's, or v1 for LLaVA.
                 pub template: Option<String> = None => $crate::settings::Kind::text().or_none(),
                 /// The most tokens a record may have, image tokens included.
                 pub max_tokens_count: usize = 2048 => $crate::settings::Kind::count(),

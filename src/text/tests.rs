@@ -2,6 +2,7 @@
 
 mod jinja;
 mod llava;
+mod special;
 
 use super::*;
 use proptest::prelude::*;

@@ -78,6 +78,15 @@ fn each_option_changes_what_it_says() {
 }
 
 #[test]
+fn options_that_would_do_nothing_are_named() {
+    let all = TextOptions { only_answer_loss: false, only_last_replica_loss: true, ..TextOptions::default() };
+    assert_eq!(all.without_effect(Labelled::LEARNS), ["only_answer_loss", "only_last_replica_loss"]);
+    assert_eq!(all.without_effect(Steps::LEARNS).len(), 2);
+    assert!(all.without_effect(Pairs::<Plain>::LEARNS).is_empty());
+    assert!(TextOptions::default().without_effect(Labelled::LEARNS).is_empty());
+}
+
+#[test]
 fn the_last_answer_alone_may_have_nothing_to_learn() {
     let mut sample = two_exchanges();
     sample.conversation.messages[4].train = false;
