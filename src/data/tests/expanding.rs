@@ -85,7 +85,7 @@ fn a_row_that_cannot_be_expanded_is_one_bad_record() {
         assert!(message.starts_with("t.jsonl:7") && message.contains(part), "{message}");
     };
     check("/completions", json!(4), "wrong type", "`completions`");
-    check("/completions", json!({"response": []}), "missing field", "`annotations`");
+    check("/completions", json!({"response": []}), "missing field", "`completions.annotations`");
     check("/completions/response", json!(["a"]), "lists of different lengths", "completions.annotations");
     check("/completions/response/1", json!(1), "wrong type", "completions[1].response");
     check("/completions/annotations/0", json!([]), "wrong type", "completions[0].annotations");

@@ -3,6 +3,7 @@
 mod align;
 mod chats;
 mod judged;
+mod kinds;
 mod pairs;
 mod trl;
 

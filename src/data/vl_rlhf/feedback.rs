@@ -18,7 +18,7 @@ struct Completion<'row> {
     score: Option<f64>,
 }
 
-/// The pairs of a row, as rows of `{"id"?, "image", "prompt", "chosen", "rejected"}`.
+/// The pairs of a row, as rows of `{"id"?, "img_path", "prompt", "chosen", "rejected"}`.
 pub(super) fn expand(row: &Row, widest: bool, margin: f64, place: &Place) -> Result<Expanded, DataError> {
     let completions = completions(row, place)?;
     let mut expanded = Expanded::default();
@@ -44,13 +44,13 @@ pub(super) fn expand(row: &Row, widest: bool, margin: f64, place: &Place) -> Res
         expanded.drop("fewer than two answers");
     }
     let id = row::id(row, place)?;
-    let images = ["img_path", "image"].into_iter().find_map(|key| row::given(row, key));
+    let images = ["img_path", "image"].into_iter().find_map(|key| Some((key, row::given(row, key)?)));
     for (chosen, rejected, _) in pairs {
         let mut pair = Row::new();
         if !id.is_empty() {
             pair.insert("id".into(), format!("{id}-{chosen}-{rejected}").into());
         }
-        pair.insert("image".into(), images.cloned().unwrap_or(Value::Null));
+        pair.extend(images.map(|(key, value)| (key.to_owned(), value.clone())));
         pair.insert("prompt".into(), row::text(row, "prompt", place)?.into());
         pair.insert("chosen".into(), completions[chosen].said.into());
         pair.insert("rejected".into(), completions[rejected].said.into());
@@ -64,8 +64,13 @@ fn completions<'row>(row: &'row Row, place: &Place) -> Result<Vec<Completion<'ro
     let expected = "a list of `{\"annotations\", \"response\"}`, or two lists of those names";
     let value = row.get(COMPLETIONS).ok_or_else(|| row::missing(place, COMPLETIONS, expected))?;
     if let Value::Object(columns) = value {
-        let said = row::list(columns, "response", place)?;
-        let rated = row::list(columns, "annotations", place)?;
+        let column = |key: &str, path: &str| match columns.get(key) {
+            Some(Value::Array(elements)) => Ok(elements),
+            Some(other) => Err(row::wrong_type(place, path, "a list", other)),
+            None => Err(row::missing(place, path, "a list")),
+        };
+        let said = column("response", "completions.response")?;
+        let rated = column("annotations", "completions.annotations")?;
         if said.len() != rated.len() {
             let (first, second) = ("completions.response", "completions.annotations");
             let lengths = (said.len(), rated.len());

@@ -66,7 +66,7 @@ impl DataKind for PlainDpoData {
     }
 
     fn parse(&self, row: &Row, place: &Place) -> Result<Sample<Pairs>, DataError> {
-        pair(row, row, "prompt", row::images(row, "image", place)?, place)
+        pair(row, (row, ""), "prompt", row::images(row, "image", place)?, place)
     }
 }
 
@@ -87,13 +87,13 @@ impl DataKind for RlhfvData {
             return Err(row::missing(place, "image_path", "the path of an image"));
         }
         match row::given(row, "text") {
-            None => pair(row, row, "question", images, place),
-            Some(Value::Object(inner)) => pair(row, inner, "question", images, place),
+            None => pair(row, (row, ""), "question", images, place),
+            Some(Value::Object(inner)) => pair(row, (inner, "text."), "question", images, place),
             Some(Value::String(text)) => {
                 let inner: Row = serde_json::from_str(text).map_err(|error| {
                     RecordError::Json { field: "text".to_owned(), detail: error.to_string() }.at(place)
                 })?;
-                pair(row, &inner, "question", images, place)
+                pair(row, (&inner, "text."), "question", images, place)
             }
             Some(other) => Err(row::wrong_type(place, "text", "a string of JSON", other)),
         }
@@ -128,20 +128,25 @@ impl DataKind for VlFeedbackData {
 
     /// Reads one of the rows that [`expand`](Self::expand) makes.
     fn parse(&self, row: &Row, place: &Place) -> Result<Sample<Pairs>, DataError> {
-        pair(row, row, "prompt", row::images(row, "image", place)?, place)
+        let key = if row::given(row, "img_path").is_some() { "img_path" } else { "image" };
+        pair(row, (row, ""), "prompt", row::images(row, key, place)?, place)
     }
 }
 
-/// The pair whose texts are in `inner`, which is the row itself or in it.
+/// The pair whose texts are in `inner`: the row itself, or an object in it whose path is the prefix of their names.
 fn pair(
     row: &Row,
-    inner: &Row,
+    inner: (&Row, &str),
     asked: &'static str,
     images: Vec<PathBuf>,
     place: &Place,
 ) -> Result<Sample<Pairs>, DataError> {
-    let question = turns::question(row::text(inner, asked, place)?, images.len(), asked, place)?;
-    let answer = |field: &'static str| Ok::<_, DataError>((turns::said(row::text(inner, field, place)?), field));
-    let pair = turns::pair(answer(CHOSEN)?, answer(REJECTED)?, Plain, place)?;
+    let (texts, prefix) = inner;
+    let [asked_path, chosen_path, rejected_path] = [asked, CHOSEN, REJECTED].map(|key| format!("{prefix}{key}"));
+    let text = |key: &str, path: &str| row::string(texts, key, || path.to_owned(), place);
+    let question = turns::question(text(asked, &asked_path)?, images.len(), &asked_path, place)?;
+    let chosen = turns::said(text(CHOSEN, &chosen_path)?);
+    let rejected = turns::said(text(REJECTED, &rejected_path)?);
+    let pair = turns::pair((chosen, &chosen_path), (rejected, &rejected_path), Plain, place)?;
     sample(row, place, turns::context(vec![question], asked, place)?, images, pair)
 }

@@ -291,7 +291,7 @@ fn vl_rlhfs_pairs_show_a_picture() {
     pairs_are_checked(&kind, &flat, "/chosen", "/rejected");
     refuses(&kind, with(&written, "text", json!("{\"question\": ")), "malformed JSON in a field", &["`text`"]);
     refuses(&kind, with(&written, "text", json!(5)), "wrong type", &["`text`"]);
-    refuses(&kind, with(&written, "text", json!("{}")), "missing field", &["`question`"]);
+    refuses(&kind, with(&written, "text", json!("{}")), "missing field", &["`text.question`"]);
     refuses(&kind, without(&flat, "image"), "missing field", &["`image_path`"]);
 }
 
