@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::Place;
+use super::{Place, RecordError};
 use crate::image::ImageError;
 use crate::text::TextError;
 
@@ -284,6 +284,14 @@ pub enum DataError {
         /// Image files that the record names.
         images: usize,
     },
+    /// A record that is well formed and yet of no use.
+    #[error("{place}: {source}")]
+    Record {
+        /// Where the record begins.
+        place: Place,
+        /// What is wrong with it.
+        source: Box<RecordError>,
+    },
     /// The chat template or the tokenizer refused the conversation.
     #[error("{place}: {source}")]
     Text {
@@ -383,6 +391,7 @@ impl DataError {
             | Self::Refused { place, .. }
             | Self::Image { place, .. }
             | Self::NoVision { place, .. }
+            | Self::Record { place, .. }
             | Self::Text { place, .. }
             | Self::NoSupervision { place, .. }
             | Self::Overlong { place, .. }
@@ -418,6 +427,7 @@ impl DataError {
             Self::ImageMissing { .. } => "missing image",
             Self::Image { .. } => "unreadable image",
             Self::NoVision { .. } => "image without a vision encoder",
+            Self::Record { source, .. } => source.reason(),
             Self::Text { .. } => "template or tokenizer",
             Self::NoSupervision { .. } => "no supervised token",
             Self::Refused { .. } => "refused by the objective",

@@ -2,6 +2,8 @@
 
 mod batches;
 mod encoding;
+mod expanding;
+mod forms;
 mod loading;
 mod options;
 mod reading;
