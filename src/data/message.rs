@@ -4,7 +4,7 @@ mod tools;
 
 use std::path::PathBuf;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::row::{self, Row};
 use super::{DataError, Place, RecordError, turns};
@@ -261,4 +261,28 @@ fn text_only(field: String, place: &Place) -> DataError {
 fn belong_together(last: &Message, next: &Message) -> bool {
     let shows = matches!(last.content.last(), Some(Part::Image)) || matches!(next.content.first(), Some(Part::Image));
     shows && last.role == next.role && last.train == next.train
+}
+
+/// Messages as turbo-alignment's rows have them: each image is a message of its own, with its file as the content.
+pub fn chat_row(messages: &[Message], images: &[PathBuf]) -> Value {
+    let mut images = images.iter();
+    let mut written = Vec::new();
+    for message in messages {
+        let role = if message.role == Role::Assistant { "bot" } else { message.role.as_str() };
+        for part in &message.content {
+            written.push(match part {
+                Part::Text(text) => json!({"role": role, "content": text.trim_start_matches('\n')}),
+                Part::Image => {
+                    let file = images.next().map(|path| path.display().to_string()).unwrap_or_default();
+                    json!({"role": role, "type": "image", "content": file})
+                }
+            });
+        }
+    }
+    Value::Array(written)
+}
+
+/// The one message of an answer, as a row has it.
+pub fn answer_row(answer: &[Message]) -> Value {
+    json!({"role": "bot", "content": answer.iter().map(Message::words).collect::<String>()})
 }

@@ -64,9 +64,9 @@ pub fn training(own_data: bool, sees: bool) -> Vec<(&'static str, Value)> {
 ///
 /// # Errors
 /// [`RecipeError::Made`].
-pub fn data<K: DataKind>(dir: &Path, kind: &K, seed: u64) -> Result<MadeData, RecipeError> {
+pub fn data<K: DataKind>(dir: &Path, kind: &K, seed: u64, sees: bool) -> Result<MadeData, RecipeError> {
     std::fs::create_dir_all(dir).map_err(RecipeError::io(dir))?;
-    Ok(write_data(dir, kind, seed, train_records::<K>(), MadeTraining::EVAL_RECORDS)?)
+    Ok(write_data(dir, kind, seed, train_records::<K>(), MadeTraining::EVAL_RECORDS, sees)?)
 }
 
 /// Training records that are made: a record of several rows counts as many.

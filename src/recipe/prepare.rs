@@ -9,7 +9,7 @@ use super::{Arguments, RecipeError, adapter_file, making, preflight, tools};
 use crate::adapters::{Adapter, Start};
 use crate::checkpoint::Shards;
 use crate::checkpoint::hub::Wanted;
-use crate::data::{Check, Checked, DataKind, Dataset, Encoder, LoaderSettings, Media, PadSide, Padding, Sampler};
+use crate::data::{Check, Checked, DataKind, Dataset, Encoder, LoaderSettings, PadSide, Padding, Sampler};
 use crate::device::Chosen;
 use crate::example::Facts;
 use crate::generation::Stop;
@@ -174,8 +174,8 @@ where
                         .to_owned(),
                 ));
             }
-            let data = making::data(made_dir, &self.settings.data, seed)?;
-            let chance = match D::Media::IMAGES {
+            let data = making::data(made_dir, &self.settings.data, seed, has_vision::<V>())?;
+            let chance = match has_vision::<V>() {
                 true => {
                     format!(" (answering from a wrong picture would be right {:.1}% of the time)", data.chance * 100.0)
                 }

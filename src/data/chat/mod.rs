@@ -1,6 +1,6 @@
 //! turbo-alignment's chats: `{"id", "messages": [{"role": "user", "content": "…"}, {"role": "bot", …}], "meta"?}`.
 
-use super::message::Messages;
+use super::message::{self, Messages};
 use super::row::Row;
 use super::turns::{gather, sample};
 use super::{DataError, DataKind, Images, Place, Reading, Sample};
@@ -39,6 +39,13 @@ impl DataKind for ChatData {
 
     fn reading(&self) -> Reading {
         self.common()
+    }
+
+    fn to_row(&self, sample: &Sample) -> Option<Row> {
+        let mut row = Row::new();
+        row.insert("id".into(), sample.id.clone().into());
+        row.insert(TURNS.into(), message::chat_row(&sample.conversation.messages, &sample.images));
+        Some(row)
     }
 
     fn parse(&self, row: &Row, place: &Place) -> Result<Sample, DataError> {

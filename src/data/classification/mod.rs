@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::message::Messages;
+use super::message::{self, Messages};
 use super::row::{self, Row};
 use super::turns::{self, sample};
 use super::{DataError, DataKind, Images, Place, Reading, Sample};
@@ -41,6 +41,18 @@ impl DataKind for ClassificationData {
 
     fn reading(&self) -> Reading {
         self.common()
+    }
+
+    fn to_row(&self, sample: &Sample<Labelled>) -> Option<Row> {
+        let mut row = Row::new();
+        row.insert("id".into(), sample.id.clone().into());
+        row.insert(TURNS.into(), message::chat_row(&sample.conversation.messages, &sample.images));
+        let label = match &sample.target {
+            Label::Class(class) => (*class).into(),
+            Label::Values(values) => values.clone().into(),
+        };
+        row.insert(LABEL.into(), label);
+        Some(row)
     }
 
     fn parse(&self, row: &Row, place: &Place) -> Result<Sample<Labelled>, DataError> {

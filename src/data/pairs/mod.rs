@@ -1,6 +1,6 @@
 //! turbo-alignment's pairs: `{"id", "context": [messages], "answer_w": message, "answer_l": message}`.
 
-use super::message::Messages;
+use super::message::{self, Messages};
 use super::row::{self, Row};
 use super::turns::{self, sample};
 use super::{DataError, DataKind, Images, Place, Reading, Sample};
@@ -53,6 +53,15 @@ impl DataKind for PairsData {
         self.common()
     }
 
+    fn to_row(&self, sample: &Sample<Pairs>) -> Option<Row> {
+        let mut row = Row::new();
+        row.insert("id".into(), sample.id.clone().into());
+        row.insert(CONTEXT.into(), message::chat_row(&sample.conversation.messages, &sample.images));
+        row.insert(WON.into(), message::answer_row(&sample.target.chosen));
+        row.insert(LOST.into(), message::answer_row(&sample.target.rejected));
+        Some(row)
+    }
+
     fn parse(&self, row: &Row, place: &Place) -> Result<Sample<Pairs>, DataError> {
         parse(row, Plain, place)
     }
@@ -66,6 +75,16 @@ impl DataKind for PairsMarginData {
 
     fn reading(&self) -> Reading {
         self.common()
+    }
+
+    fn to_row(&self, sample: &Sample<Pairs<Margin>>) -> Option<Row> {
+        let mut row = Row::new();
+        row.insert("id".into(), sample.id.clone().into());
+        row.insert(CONTEXT.into(), message::chat_row(&sample.conversation.messages, &sample.images));
+        row.insert(WON.into(), message::answer_row(&sample.target.chosen));
+        row.insert(LOST.into(), message::answer_row(&sample.target.rejected));
+        row.insert("margin".into(), sample.target.extra.0.into());
+        Some(row)
     }
 
     fn parse(&self, row: &Row, place: &Place) -> Result<Sample<Pairs<Margin>>, DataError> {

@@ -50,6 +50,15 @@ impl DataKind for UnpairedData {
         self.common()
     }
 
+    fn to_row(&self, sample: &Sample<Unpaired>) -> Option<Row> {
+        let mut row = Row::new();
+        row.insert("id".into(), sample.id.clone().into());
+        row.insert("context".into(), message::chat_row(&sample.conversation.messages, &sample.images));
+        row.insert("answer".into(), message::answer_row(&sample.target.answer));
+        row.insert("is_desirable".into(), sample.target.desirable.into());
+        Some(row)
+    }
+
     fn parse(&self, row: &Row, place: &Place) -> Result<Sample<Unpaired>, DataError> {
         let mut reader = Messages::chat(place);
         let context = reader.list(row, "context")?;

@@ -12,6 +12,7 @@ use super::turns::{self, sample};
 use super::{DataError, DataKind, Images, Place, Reading, RecordError, Sample};
 use crate::example::{Pairs, Plain};
 use crate::settings::Kind;
+use crate::text::Message;
 
 const CHOSEN: &str = "chosen";
 const REJECTED: &str = "rejected";
@@ -63,6 +64,20 @@ impl DataKind for PlainDpoData {
 
     fn reading(&self) -> Reading {
         self.common()
+    }
+
+    fn to_row(&self, sample: &Sample<Pairs>) -> Option<Row> {
+        let mut row = Row::new();
+        row.insert("id".into(), sample.id.clone().into());
+        if let Some(image) = sample.images.first() {
+            row.insert("image".into(), image.display().to_string().into());
+        }
+        let words = |messages: &[Message]| -> Value { messages.iter().map(Message::words).collect::<String>().into() };
+        let question: String = sample.conversation.messages.iter().map(|m| turns::join_images(&m.content)).collect();
+        row.insert("prompt".into(), question.into());
+        row.insert(CHOSEN.into(), words(&sample.target.chosen));
+        row.insert(REJECTED.into(), words(&sample.target.rejected));
+        Some(row)
     }
 
     fn parse(&self, row: &Row, place: &Place) -> Result<Sample<Pairs>, DataError> {

@@ -178,11 +178,11 @@ impl Objective for PairObjective {
 
     fn accepts(&self, facts: &Facts) -> Result<(), String> {
         match facts.margin {
-            None if self.needs_margins() => {
-                Err("the record has no margin, which sigmoid_with_margin compares with; take a data kind with margins, or \
+            None if self.needs_margins() => Err(
+                "the record has no margin, which sigmoid_with_margin compares with; take a data kind with margins, or \
                      another loss"
-                    .to_owned())
-            }
+                    .to_owned(),
+            ),
             _ => Ok(()),
         }
     }
