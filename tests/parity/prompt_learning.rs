@@ -188,7 +188,7 @@ fn trained_encoder<A: Adapter>(name: &str) -> Tuned<A> {
 
 fn check_gradients<V: VisionEncoder, P: Projector>(name: &str, case: &Case<V, P>, batch: &Batch, expected: &Value) {
     let model = &case.loaded.model;
-    let loss = Policy::log_probs(model, batch, &case.device).values.mean().neg();
+    let loss = Policy::log_probs(model, batch, &case.device, &Default::default()).values.mean().neg();
     let mut losses = Largest::new(format!("{name}, loss"), nats());
     losses.check(&name, f64::from(loss.clone().into_scalar::<f32>()), expected["loss"].as_f64().unwrap(), 1.0);
     let gradients = loss.backward();
