@@ -56,7 +56,7 @@ pub use firebrick_macros::experiment;
 
 /// The macro and every component.
 pub mod prelude {
-    pub use crate::adapters::{Adapter, Lora, NoAdapter};
+    pub use crate::adapters::{Adapter, Ia3, Lora, NoAdapter, Removable};
     pub use crate::data::{DataKind, LlavaData, MessagesData};
     pub use crate::experiment;
     pub use crate::models::{LanguageModel, Llama};

@@ -2,7 +2,7 @@
 
 use super::RecipeError;
 use super::opened::Loaded;
-use crate::adapters::Adapter;
+use crate::adapters::{Adapter, Ia3, Lora, PROJECTOR};
 use crate::checkpoint::{CheckpointError, Expected, HostTensor, Shards, TensorView, bridge, read_json, resolve};
 use crate::models::LanguageModel;
 use crate::nn::params;
@@ -43,23 +43,26 @@ pub fn load<M: LanguageModel, A: Adapter, V: VisionEncoder, P: Projector>(
         .attach(model.language_model.clone(), prefix, &mut rng, device)
         .map_err(|source| RecipeError::AdapterFolder { dir: dir.to_owned(), source })?;
     let shards = open(dir)?;
-    let keys = keys_of(&mut loaded, layout);
+    let keys = keys_of(&loaded, layout, adapter.modules_to_save().unwrap_or_default());
     let expected: Vec<Expected> = keys
         .iter()
-        .map(|(key, (_, shape, required))| match required {
-            true => Expected::required(key.clone(), shape.clone()),
-            false => Expected::optional(key.clone(), shape.clone()),
+        .map(|(key, known)| match known.required {
+            true => Expected::required(key.clone(), known.file_shape.clone()),
+            false => Expected::optional(key.clone(), known.file_shape.clone()),
         })
         .collect();
-    let resolved = resolve(&expected, &shards, peft_rename(layout), &[])?;
+    let resolved = resolve(&expected, &shards, peft_rename(layout), BASE)?;
     let tensors: HashMap<String, HostTensor> = resolved
         .into_iter()
-        .filter_map(|r| Some((keys.get(&r.expected.name)?.0.clone(), r.view)))
+        .filter_map(|r| Some((keys.get(&r.expected.name)?.parameter.clone(), r.view)))
         .map(|(name, view)| Ok((name, finite(view)?)))
         .collect::<Result<_, CheckpointError>>()?;
     loaded.model = bridge::assign(loaded.model, tensors, device);
     Ok(loaded)
 }
+
+/// Tables of the base that PEFT saves beside some adapters, though nothing trains them.
+const BASE: &[&str] = &["*.embed_tokens.token_adapter.base_layer.weight", "*lm_head.token_adapter.base_layer.weight"];
 
 /// The tensor in f32; integers and what is not finite are refused.
 fn finite(view: TensorView<'_>) -> Result<HostTensor, CheckpointError> {
@@ -73,23 +76,67 @@ fn open(dir: &Path) -> Result<Shards, CheckpointError> {
     Shards::open_stem(dir, "adapter_model")
 }
 
-type Keys = HashMap<String, (String, Vec<usize>, bool)>;
+/// A parameter that the file may hold.
+struct Known {
+    parameter: String,
+    file_shape: Vec<usize>,
+    required: bool,
+}
 
-/// PEFT's key -> parameter, shape, whether the file must have it.
-fn keys_of<M: LanguageModel, V: VisionEncoder, P: Projector>(loaded: &mut Loaded<M, V, P>, layout: Layout) -> Keys {
-    let mut keys = Keys::new();
-    loaded.model.visit_linears(&mut |path, linear| {
-        let Some(slot) = &linear.adapter else { return };
-        for (index, matrix) in slot.rule.names().iter().enumerate() {
-            let key = Vlm::<M::Model, V::Model, P::Model>::peft_adapter_key(path, matrix, layout);
-            let name = format!("language_model.{path}.adapter.params.{index}");
-            keys.insert(key, (name, slot.params[index].lazy_shape().to_vec(), true));
-        }
-    });
+/// By PEFT's keys.
+fn keys_of<M: LanguageModel, V: VisionEncoder, P: Projector>(
+    loaded: &Loaded<M, V, P>,
+    layout: Layout,
+    modules_to_save: &[String],
+) -> HashMap<String, Known> {
+    let mut keys = HashMap::new();
+    for matrix in loaded.model.adapter_matrices(layout) {
+        let known = Known { parameter: matrix.parameter, file_shape: matrix.file_shape, required: true };
+        keys.insert(matrix.key, known);
+    }
     for parameter in params::list(&loaded.model) {
-        if let Some(key) = loaded.model.peft_projector_key(&parameter.name) {
-            keys.insert(key, (parameter.name, parameter.shape, false));
+        let Some((key, module)) = loaded.model.peft_module_key(&parameter.name, layout) else { continue };
+        // What LLaVA's original code trained beside a LoRA may lie in a file of its own.
+        let required = module != PROJECTOR && modules_to_save.iter().any(|saved| saved == module);
+        if required || module == PROJECTOR {
+            keys.insert(key, Known { parameter: parameter.name, file_shape: parameter.shape, required });
         }
     }
     keys
+}
+
+/// A tuner that an `adapter_config.json` names.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// `LORA`.
+    Lora(Lora),
+    /// `IA3`.
+    Ia3(Ia3),
+}
+
+/// The tuner in `dir`: the one place where a file's own words choose among them, for the tools that take any.
+///
+/// # Errors
+/// [`RecipeError::Adapter`] where there is no such tuner.
+pub fn find(dir: &Path) -> Result<Found, RecipeError> {
+    let config = read_json(&dir.join("adapter_config.json"))?;
+    match config["peft_type"].as_str() {
+        Some("IA3") => read_settings(dir).map(Found::Ia3),
+        _ => read_settings(dir).map(Found::Lora),
+    }
+}
+
+/// As [`load`], with the tuner that the folder names.
+///
+/// # Errors
+/// As [`find`] and [`load`].
+pub fn load_any<M: LanguageModel, V: VisionEncoder, P: Projector>(
+    loaded: Loaded<M, V, P>,
+    dir: &Path,
+    device: &Device,
+) -> Result<Loaded<M, V, P>, RecipeError> {
+    match find(dir)? {
+        Found::Lora(lora) => load(loaded, &lora, dir, device),
+        Found::Ia3(ia3) => load(loaded, &ia3, dir, device),
+    }
 }

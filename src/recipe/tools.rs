@@ -14,7 +14,6 @@ use super::folder::ModelFolder;
 use super::opened::{Loaded, Opened};
 use super::parts::{Origin, PROJECTOR_FILES};
 use super::{RecipeError, adapter_file, fetch};
-use crate::adapters::Lora;
 use crate::checkpoint::hub::Wanted;
 use crate::data::{Encoder, ImageEncoding};
 use crate::device::{DeviceRequest, choose};
@@ -106,8 +105,7 @@ fn ready<M: LanguageModel, V: VisionEncoder, P: Projector>(
     let mut loaded = opened.load(projector, &|_| false, &device)?;
     // A folder of LLaVA's first stage has a projector and no adapter.
     if let Some(dir) = common.adapter.as_ref().filter(|dir| is_adapter(dir)) {
-        let lora: Lora = adapter_file::read_settings(dir)?;
-        loaded = adapter_file::load(loaded, &lora, dir, &device)?;
+        loaded = adapter_file::load_any(loaded, dir, &device)?;
     }
     Ok(Ready { loaded, encoder, device })
 }

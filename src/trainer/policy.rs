@@ -3,14 +3,21 @@
 use crate::data::Batch;
 use crate::generation::{Stop, greedy};
 use crate::models::CausalLm;
+use crate::nn::RateGroup;
 use crate::projector::ProjectorModel;
 use crate::vision::VisionTower;
 use crate::vlm::{Targets, Vlm, VlmInputs};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use std::collections::BTreeMap;
 
 /// A model that gives log-probabilities of a batch's supervised tokens, and answers prompts.
 pub trait Policy: Module + Sync {
+    /// How fast an adapter's parameters learn under LoRA+, by name; others learn at the base's rate.
+    fn rate_groups(&self) -> BTreeMap<String, RateGroup> {
+        BTreeMap::new()
+    }
+
     /// Log-probabilities in nats, row by row; differentiable.
     fn log_probs(&self, batch: &Batch, device: &Device) -> RowLogProbs;
 
@@ -48,6 +55,10 @@ pub struct Scored {
 }
 
 impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Policy for Vlm<L, T, P> {
+    fn rate_groups(&self) -> BTreeMap<String, RateGroup> {
+        Vlm::rate_groups(self)
+    }
+
     fn log_probs(&self, batch: &Batch, device: &Device) -> RowLogProbs {
         let inputs = VlmInputs::upload(batch, device);
         let targets = Targets::upload(batch, device);

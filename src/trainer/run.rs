@@ -133,10 +133,11 @@ impl<O: Objective, K: DataKind> Trainer<'_, O, K> {
                     .to_owned(),
             ));
         }
-        let (model, optimizer, counters) = match resume {
+        let (model, mut optimizer, counters) = match resume {
             None => (model, AdamW::default(), Counters::default()),
             Some(found) => state::restore(found, model, &self.device)?,
         };
+        optimizer.rate_groups = model.rate_groups();
         let log = MetricsLog::open(self.run_dir, resume.map(|_| Keep::of(&counters)))?;
         let total = self.data.plan.total_steps;
         let progress = Progress::new(total as u64, counters.step as u64, "training");

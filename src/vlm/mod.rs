@@ -1,12 +1,14 @@
 //! A language model that sees: image features spliced into the token sequence.
 
 // b batch, t tokens, d hidden width, n images, s supervised tokens
+mod adapters;
 mod inputs;
 mod keys;
 mod original;
 
+pub use adapters::AdapterMatrix;
 pub use inputs::{Targets, VlmInputs};
-pub use keys::{IGNORED, Layout, Part, Rules, peft_rename};
+pub use keys::{IGNORED, Layout, Part, Rules, module_to_save, peft_rename};
 pub use original::{APART, Original, for_original_code, is_original, to_original};
 
 use crate::models::CausalLm;
