@@ -107,6 +107,7 @@ fn keys_of<M: LanguageModel, V: VisionEncoder, P: Projector>(
 
 /// A tuner that an `adapter_config.json` names.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Found {
     /// `LORA`.
     Lora(Lora),

@@ -2,6 +2,7 @@
 
 pub mod adapter_file;
 mod cli;
+mod combine;
 mod configure;
 mod error;
 mod experiment;
@@ -24,11 +25,13 @@ pub mod tools;
 mod zoo;
 
 pub use cli::Arguments;
+pub use combine::{combine, combine_with};
 pub use error::RecipeError;
 pub use experiment::{Experiment, ExperimentBuilder, Parts};
 pub use folder::ModelFolder;
 pub use opened::{Loaded, Opened, VlmOf};
 pub use run::{Finished, describe, exit};
+use save::SENTENCEPIECE;
 pub use save::{Saved, merge, save_adapter, save_final, save_model, save_original};
 pub use shape::{Shape, WeightType};
 #[doc(hidden)]

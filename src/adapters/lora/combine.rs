@@ -160,7 +160,7 @@ pub enum CombineError {
 }
 
 /// Draws which of `n` entries stay.
-type Mask<'a> = dyn FnMut(usize) -> Vec<bool> + 'a;
+pub type Mask<'a> = dyn FnMut(usize) -> Vec<bool> + 'a;
 
 impl Combine {
     /// The kind, with everything else left open.
@@ -213,21 +213,18 @@ impl Combine {
         }
     }
 
-    /// The source of what `dare_…` drops: one for all layers, in the order of their names.
-    pub fn rng(&self) -> ChaCha8Rng {
-        ChaCha8Rng::seed_from_u64(self.seed)
+    /// What `dare_…` keeps, drawn from [`Self::seed`]: one sequence for all layers, in the order of their names.
+    pub fn masks(&self) -> impl FnMut(usize) -> Vec<bool> + use<> {
+        let (mut rng, density) = (ChaCha8Rng::seed_from_u64(self.seed), self.density.unwrap_or(1.0));
+        move |n| (0..n).map(|_| rng.random_bool(density.clamp(0.0, 1.0))).collect()
     }
 
-    /// Combines one layer of several adapters, each with its weight.
+    /// Combines one layer of several adapters, each with its weight. `mask` says which of `n` entries stay where they are
+    /// dropped at random, for A of every adapter and then for B of each, or for every update.
     ///
     /// # Errors
     /// [`CombineError`].
-    pub fn layer(&self, parts: &[(f64, &Factors)], rng: &mut ChaCha8Rng) -> Result<Factors, CombineError> {
-        let density = self.density.unwrap_or(1.0);
-        self.layer_with(parts, &mut |n| (0..n).map(|_| rng.random_bool(density.min(1.0))).collect())
-    }
-
-    fn layer_with(&self, parts: &[(f64, &Factors)], mask: &mut Mask<'_>) -> Result<Factors, CombineError> {
+    pub fn layer(&self, parts: &[(f64, &Factors)], mask: &mut Mask<'_>) -> Result<Factors, CombineError> {
         self.check()?;
         let ((_, first), _) = parts.split_first().ok_or(CombineError::Nothing)?;
         for (_, other) in parts {
@@ -370,7 +367,7 @@ mod tests {
 
     fn combine(combine: &Combine, weights: [f64; 2]) -> Factors {
         let [a, b] = two();
-        combine.layer(&[(weights[0], &a), (weights[1], &b)], &mut combine.rng()).unwrap()
+        combine.layer(&[(weights[0], &a), (weights[1], &b)], &mut combine.masks()).unwrap()
     }
 
     fn check(found: &[f32], expected: &[f32]) {
@@ -410,7 +407,7 @@ mod tests {
     fn dare_scales_what_stays() {
         let dare = Combine { density: Some(0.5), ..Combine::new(Kind::DareLinear) };
         let [a, _] = two();
-        let found = dare.layer_with(&[(0.5, &a)], &mut |n| (0..n).map(|i| i % 2 == 0).collect()).unwrap();
+        let found = dare.layer(&[(0.5, &a)], &mut |n| (0..n).map(|i| i % 2 == 0).collect()).unwrap();
         check(&found.a.values, &[2.0, 0.0]);
         check(&found.b.values, &[2.0, 0.0]);
         assert_eq!(combine(&dare, [1.0, 1.0]), combine(&dare, [1.0, 1.0]));
@@ -422,7 +419,7 @@ mod tests {
         b.a = matrix(2, 2, &[0.0; 4]);
         b.b = matrix(2, 2, &[0.0; 4]);
         let refused = |combine: Combine, expected: &str| {
-            let error = combine.layer(&[(1.0, &a), (1.0, &b)], &mut combine.rng()).unwrap_err().to_string();
+            let error = combine.layer(&[(1.0, &a), (1.0, &b)], &mut combine.masks()).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         };
         refused(Combine::new(Kind::Linear), "[1, 2]");
@@ -432,6 +429,6 @@ mod tests {
         refused(Combine { svd_rank: Some(2), ..Combine::new(Kind::Cat) }, "nothing");
         refused(Combine { majority_sign: MajoritySign::Frequency, ..Combine::new(Kind::Svd) }, "sign");
         assert!("mean".parse::<Kind>().unwrap_err().contains("magnitude_prune_svd"));
-        assert_eq!(Combine::new(Kind::Cat).layer(&[], &mut Combine::new(Kind::Cat).rng()), Err(CombineError::Nothing));
+        assert_eq!(Combine::new(Kind::Cat).layer(&[], &mut |_| Vec::new()), Err(CombineError::Nothing));
     }
 }

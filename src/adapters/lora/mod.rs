@@ -13,7 +13,7 @@ use crate::models::CausalLm;
 use crate::nn::{AdapterSlot, Linear, PutRows, params};
 use crate::settings::{Kind, SettingError};
 use burn::tensor::Device;
-pub use combine::{CombinationType, Combine, CombineError, Factors, MajoritySign, Matrix};
+pub use combine::{CombinationType, Combine, CombineError, Factors, MajoritySign, Mask, Matrix};
 pub use init::Init;
 pub use lists::{Layers, Pattern, TokenIndices};
 use rand_chacha::ChaCha8Rng;
