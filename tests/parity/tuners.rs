@@ -10,10 +10,10 @@ use firebrick::checkpoint::{Shards, read_json};
 use firebrick::models::{CausalLm, Llama};
 use firebrick::nn::{FIXED, RateGroup, SequenceLayout, params};
 use firebrick::projector::{Mlp2xGelu, NoProjector};
-use firebrick::recipe::{Loaded, RecipeError, VlmOf, adapter_file, combine, merge, save_adapter};
+use firebrick::recipe::{Loaded, RecipeError, Saved, VlmOf, adapter_file, combine, merge, save_adapter, save_final};
 use firebrick::trainer::{AdamW, GradientSum, Train};
 use firebrick::vision::{Clip, NoVision};
-use firebrick::vlm::{Layout, Targets, VlmInputs};
+use firebrick::vlm::{Layout, Targets, VlmInputs, module_to_save};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde_json::Value;
@@ -383,6 +383,38 @@ fn pissa_folders_load_in_both_forms() {
         let loaded = adapter_file::load_any(base(&reference, &device), &dir.join(form), &device).unwrap();
         check_rows(&mut largest, &alone(&loaded.model, &rows, &device), &reference.json["token_logprobs"]);
     }
+}
+
+/// A token table and a head that are trained whole go out under PEFT's keys and come back.
+#[test]
+fn modules_are_saved_whole() {
+    let reference = Reference::open("tuners/rslora");
+    let (device, rows) = (device().autodiff(), common_rows());
+    let whole = ["embed_tokens", "lm_head"].map(str::to_owned).to_vec();
+    let lora = Lora { modules_to_save: whole.clone(), ..Lora::default() };
+    let mut loaded = base(&reference, &device);
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    loaded.model.language_model = lora.attach(loaded.model.language_model, "model.", &mut rng, &device).unwrap();
+    loaded.model = params::set_trainable(loaded.model, |name| {
+        name.contains(".adapter.") || module_to_save(name).is_some_and(|module| whole.iter().any(|w| w == module))
+    });
+    let mut sum = GradientSum::default();
+    sum.add(&loaded.model, &mut loss(&loaded.model, &rows, Side::Right, &device).backward());
+    let settings = Train { learning_rate: 1e-2, ..Train::default() };
+    loaded.model = AdamW::default().step(loaded.model, sum, &settings, 1.0, 1.0);
+    let out = tempfile::tempdir().unwrap();
+    let dir = out.path().join("final");
+    assert_eq!(save_final(&dir, &loaded, &lora).unwrap(), Saved::Adapter);
+    let files = Shards::open_stem(&dir, "adapter_model").unwrap();
+    for key in ["base_model.model.model.embed_tokens.weight", "base_model.model.lm_head.weight"] {
+        assert_eq!(files.get(key).unwrap().shape, [398, 32], "{key}");
+    }
+    assert_eq!(adapter_file::read_settings::<Lora>(&dir).unwrap().modules_to_save, whole);
+    let again = adapter_file::load_any(base(&reference, &device), &dir, &device).unwrap();
+    let found = alone(&loaded.model, &rows, &device);
+    assert_same_scores("modules saved whole", &alone(&again.model, &rows, &device), &found);
+    let plain = alone(&base(&reference, &device).model, &rows, &device);
+    assert!(plain[0].iter().zip(&found[0]).any(|(a, b)| (a - b).abs() > 0.01), "nothing was trained");
 }
 
 #[test]

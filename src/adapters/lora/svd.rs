@@ -35,7 +35,7 @@ pub fn truncated_svd(matrix: &[f32], rows: usize, columns: usize, rank: usize) -
     loop {
         let least = found.get(rank.wrapping_sub(1)).map_or(0.0, |(value, _)| *value);
         let wanted = if found.len() < rank { rank } else { 1 };
-        let more = gram.largest(wanted, &found, &mut rng);
+        let more = gram.largest(wanted, least, &found, &mut rng);
         let before = found.len();
         let largest = found.iter().chain(&more).map(|(value, _)| *value).fold(0.0, f64::max);
         found.extend(more.into_iter().filter(|(value, _)| *value > least * (1.0 + 1e-9) && *value > largest * NOTHING));
@@ -84,8 +84,14 @@ impl Gram<'_> {
         if self.wide { self.forward(&self.backward(x)) } else { self.backward(&self.forward(x)) }
     }
 
-    /// Eigenvalues and vectors beside those `known`, at least `wanted` of them where there are as many.
-    fn largest(&self, wanted: usize, known: &[(f64, Vec<f64>)], rng: &mut ChaCha8Rng) -> Vec<(f64, Vec<f64>)> {
+    /// The `wanted` largest eigenvalues and their vectors beside those `known`; none where all of them are below `least`.
+    fn largest(
+        &self,
+        wanted: usize,
+        least: f64,
+        known: &[(f64, Vec<f64>)],
+        rng: &mut ChaCha8Rng,
+    ) -> Vec<(f64, Vec<f64>)> {
         let known: Vec<&[f64]> = known.iter().map(|(_, vector)| vector.as_slice()).collect();
         let most = self.size() - known.len();
         let (mut basis, mut diagonal, mut beside) = (Vec::<Vec<f64>>::new(), Vec::new(), Vec::new());
@@ -113,6 +119,9 @@ impl Gram<'_> {
                 let pairs = tridiagonal(&diagonal, &beside);
                 let coupling = if next.is_none() { 0.0 } else { beside[beside.len() - 1] };
                 let residual = |vector: &[f64]| (coupling * vector[vector.len() - 1]).abs();
+                if pairs[0].0 + residual(&pairs[0].1) < least {
+                    return Vec::new();
+                }
                 if pairs.iter().take(wanted).all(|(_, vector)| residual(vector) <= FOUND * pairs[0].0.abs()) {
                     return pairs
                         .into_iter()
@@ -156,11 +165,15 @@ fn dot<T: Copy + Into<f64>>(a: &[T], b: &[f64]) -> f64 {
 
 /// Takes from `x` what lies along the vectors, twice: once leaves what rounding leaves.
 fn orthogonalize(x: &mut [f64], known: &[&[f64]], basis: &[Vec<f64>]) {
+    const PART: usize = 512;
+    let vectors: Vec<&[f64]> = known.iter().copied().chain(basis.iter().map(Vec::as_slice)).collect();
     for _ in 0..2 {
-        for vector in known.iter().copied().chain(basis.iter().map(Vec::as_slice)) {
-            let along = dot(x, vector);
-            x.iter_mut().zip(vector).for_each(|(x, v)| *x -= along * v);
-        }
+        let along: Vec<f64> = vectors.par_iter().map(|vector| dot(x, vector)).collect();
+        x.par_chunks_mut(PART).enumerate().for_each(|(task, x)| {
+            for (vector, along) in vectors.iter().zip(&along) {
+                x.iter_mut().zip(&vector[task * PART..]).for_each(|(x, v)| *x -= along * v);
+            }
+        });
     }
 }
 
