@@ -56,15 +56,20 @@ pub use firebrick_macros::experiment;
 
 /// The macro and every component.
 pub mod prelude {
-    pub use crate::adapters::{Adapter, Ia3, Lora, NoAdapter, Removable};
+    pub use crate::adapters::{Adapter, Ia3, Lora, NoAdapter, PTuning, PrefixTuning, PromptTuning, Removable};
     pub use crate::data::{DataKind, LlavaData, MessagesData};
     pub use crate::experiment;
     pub use crate::models::{LanguageModel, Llama};
-    pub use crate::objectives::{Objective, Sft};
+    pub use crate::objectives::{
+        Aot, AotUnpaired, ApoDown, ApoZero, ApoZeroUnpaired, Asft, Bco, BcoPair, CalDpo, ChosenSft, Classification,
+        CostModel, Cpo, DenseDpo, Discopop, Dpo, DpoMargin, Dpop, ExoPair, Gkd, Hinge, Ipo, Kto, KtoPair, NcaPair,
+        Objective, Orpo, PairObjective, ProcessReward, RDpo, RewardDistillation, RewardModel, RewardModelMargin,
+        RobustDpo, Sft, SigmoidNorm, Simpo, SlicHf, SppoHard,
+    };
     pub use crate::projector::{Accepts, Identity, Linear, Mlp, Mlp2xGelu, NoProjector, Projector};
-    pub use crate::recipe::{Arguments, Experiment, NoReference, fits};
+    pub use crate::recipe::{Arguments, Experiment, fits};
     pub use crate::settings::Component;
-    pub use crate::trainer::Train;
+    pub use crate::trainer::{AdapterOff, AnyReference, FrozenCopy, NoReference, Stored, Synced, Train};
     pub use crate::vision::{Clip, FeatureKind, NoVision, Patches, VisionEncoder};
 }
 

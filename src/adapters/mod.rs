@@ -2,14 +2,23 @@
 
 pub mod ia3;
 pub mod lora;
+pub mod p_tuning;
+pub mod prefix_tuning;
+mod prompt_learning;
+pub mod prompt_tuning;
 mod target;
 
 use crate::models::CausalLm;
+use crate::nn::VirtualTokens;
 use crate::settings::{Component, SettingError};
+use crate::text::Tokenizer;
 use burn::tensor::Device;
 
 pub use ia3::Ia3;
 pub use lora::Lora;
+pub use p_tuning::PTuning;
+pub use prefix_tuning::PrefixTuning;
+pub use prompt_tuning::PromptTuning;
 /// The generator that [`Adapter::attach`] draws from.
 pub use rand_chacha::ChaCha8Rng;
 pub use target::Targets;
@@ -25,6 +34,9 @@ pub trait Adapter: Component {
     /// Whether the language model's own weights stay frozen unless the user asks otherwise.
     const FREEZES_LANGUAGE_MODEL: bool;
 
+    /// Whether it can be merged into the model's weights; one that cannot is saved by itself or not at all.
+    const MERGES: bool = true;
+
     /// Puts the adapter's parameters, freshly initialised, beside the layers it targets; `prefix` is the path of the
     /// model inside transformers' class, which a regular expression in `target_modules` is matched against.
     ///
@@ -37,6 +49,20 @@ pub trait Adapter: Component {
         rng: &mut ChaCha8Rng,
         device: &Device,
     ) -> Result<M, AdapterError>;
+
+    /// The virtual tokens that it puts in front of every row; `None` for a tuner of layers.
+    ///
+    /// # Errors
+    /// [`AdapterError`] where they cannot start as the settings say.
+    fn virtual_tokens<M: CausalLm>(
+        &self,
+        _model: &M,
+        _start: Start<'_>,
+        _rng: &mut ChaCha8Rng,
+        _device: &Device,
+    ) -> Result<Option<VirtualTokens>, AdapterError> {
+        Ok(None)
+    }
 
     /// What `adapter_config.json` says of it in PEFT's layout; `None` where there is nothing to save beside the model.
     fn peft_config(&self, context: &PeftContext) -> Option<serde_json::Value>;
@@ -70,9 +96,6 @@ pub trait Adapter: Component {
 )]
 pub trait Removable: Adapter {}
 
-impl Removable for Lora {}
-impl Removable for Ia3 {}
-
 /// transformers' name of the projector.
 pub const PROJECTOR: &str = "multi_modal_projector";
 
@@ -99,8 +122,18 @@ fn check_whole<M: CausalLm>(model: &mut M, modules: &[String]) -> Result<(), Ada
     }
 }
 
+/// How virtual tokens start.
+#[derive(Clone, Copy, Debug)]
+pub enum Start<'a> {
+    /// As the settings say; the tokenizer is for a text among them.
+    Fresh(&'a Tokenizer),
+    /// As the table that a PEFT folder holds, which is loaded next: without a reparameterization, whose parameters no
+    /// such folder has.
+    Saved,
+}
+
 /// What a saved adapter must know of the model around it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct PeftContext {
     /// Folder or hub id of the base model.
     pub base_model: String,
@@ -108,6 +141,43 @@ pub struct PeftContext {
     pub modules_to_save: Vec<String>,
     /// Paths in transformers' class of the layers that carry the adapter.
     pub targets: Vec<String>,
+    /// Sizes of the language model.
+    pub sizes: ModelSizes,
+}
+
+impl PeftContext {
+    /// PEFT's `task_type`: a head that yields scores makes a model one of sequence classification.
+    pub fn task_type(&self) -> &'static str {
+        if self.modules_to_save.iter().any(|module| module == "score") { "SEQ_CLS" } else { "CAUSAL_LM" }
+    }
+}
+
+/// Sizes of a language model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ModelSizes {
+    /// Width of the hidden states.
+    pub hidden_size: usize,
+    /// Number of decoder blocks.
+    pub num_layers: usize,
+    /// Query heads of a block.
+    pub num_attention_heads: usize,
+    /// Key-value heads of a block.
+    pub num_key_value_heads: usize,
+    /// Width of one attention head.
+    pub head_dim: usize,
+}
+
+impl ModelSizes {
+    /// Those of `model`.
+    pub fn of<M: CausalLm>(model: &M) -> Self {
+        Self {
+            hidden_size: model.hidden_size(),
+            num_layers: model.num_layers(),
+            num_attention_heads: model.num_attention_heads(),
+            num_key_value_heads: model.num_key_value_heads(),
+            head_dim: model.head_dim(),
+        }
+    }
 }
 
 /// An adapter that cannot be attached or read.
@@ -186,6 +256,21 @@ pub enum AdapterError {
     NoDefault {
         /// transformers' `model_type`.
         model_type: String,
+    },
+    /// Virtual tokens where a whole model would have to be saved.
+    #[error(
+        "virtual tokens cannot be merged into a model's weights: they stand in front of every row. Keep the folder that they \
+         were saved in beside its base, and train nothing with them but the adapter and the projector, on a model that one \
+         folder holds"
+    )]
+    VirtualTokens,
+    /// A text that virtual tokens cannot start from.
+    #[error("adapter.prompt_tuning_init_text = {text:?} {reason}")]
+    InitText {
+        /// The text.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
     },
     /// A setting that changes the arithmetic and is not implemented.
     #[error("adapter_config.json: {key} = {value} is not implemented; {advice}")]

@@ -28,7 +28,7 @@ pub fn greedy<L: CausalLm, T: VisionTower, P: ProjectorModel>(
     stop: &Stop,
     mut on_token: impl FnMut(usize, u32) -> bool,
 ) -> Vec<Vec<u32>> {
-    let [b, mut past] = inputs.ids_bt.dims();
+    let b = inputs.ids_bt.dims()[0];
     let mut answers: Vec<Vec<u32>> = vec![Vec::new(); b];
     if stop.max_new_tokens == 0 || b == 0 {
         return answers;
@@ -55,10 +55,10 @@ pub fn greedy<L: CausalLm, T: VisionTower, P: ProjectorModel>(
         }
         let ids: Vec<i32> = next.iter().map(|&id| id as i32).collect();
         let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [b, 1]), &device);
-        let layout = SequenceLayout { starts: inputs.layout.starts.clone(), past };
+        // The cache also holds what virtual tokens put in front.
+        let layout = SequenceLayout { starts: inputs.layout.starts.clone(), past: cache.length };
         let x = model.language_model.embed(ids);
         hidden = model.language_model.hidden(x, &layout, Some(&mut cache));
-        past += 1;
     }
 }
 

@@ -56,6 +56,15 @@ pub trait CausalLm: Module + ModuleDisplay + Sync {
     /// Number of decoder blocks.
     fn num_layers(&self) -> usize;
 
+    /// Query heads of a block.
+    fn num_attention_heads(&self) -> usize;
+
+    /// Key-value heads of a block.
+    fn num_key_value_heads(&self) -> usize;
+
+    /// Width of one attention head.
+    fn head_dim(&self) -> usize;
+
     /// Rows of the head, padding rows included.
     fn vocab_size(&self) -> usize;
 
@@ -70,6 +79,11 @@ pub trait CausalLm: Module + ModuleDisplay + Sync {
 
     /// The token table, a field called `embed_tokens`.
     fn token_table_mut(&mut self) -> &mut Embedding;
+
+    /// The same model without its language-model head, for one that yields scores. [`head`](Self::head) is then not asked.
+    fn without_head(self) -> Self {
+        self
+    }
 
     /// Adds rows to the token table and the head until they have `rows`; new rows are the mean of the old ones.
     fn grow_vocabulary(self, rows: usize) -> Self;

@@ -3,6 +3,7 @@
 // b batch, t queries, s keys, h heads, g heads per key-value head, v key-value heads, k head width
 use super::norm::{cast_to, to_f32};
 use super::rope::Rope;
+use super::virtual_tokens::put_in_front;
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 use std::sync::Arc;
@@ -125,6 +126,15 @@ fn additive_mask(b: usize, t: usize, s: usize, spec: &AttentionSpec, device: &De
 #[derive(Clone, Debug, Default)]
 pub struct LayerCache {
     held: Option<(Tensor<3>, Tensor<3>)>,
+    front: Option<VirtualKeys>,
+}
+
+/// Trained keys and values that every row begins with, until the first tokens come.
+#[derive(Clone, Debug)]
+struct VirtualKeys {
+    k_nw: Tensor<2>,
+    v_nw: Tensor<2>,
+    starts: Arc<[usize]>,
 }
 
 impl LayerCache {
@@ -133,6 +143,13 @@ impl LayerCache {
     /// # Shapes
     /// `[b, t, kv_heads·k]` each.
     pub fn append(&mut self, k: Tensor<3>, v: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
+        // Only now is it known which keys are padding, behind which the virtual ones go.
+        let (k, v) = match self.front.take() {
+            None => (k, v),
+            Some(VirtualKeys { k_nw, v_nw, starts }) => {
+                (put_in_front(k, k_nw, &starts), put_in_front(v, v_nw, &starts))
+            }
+        };
         let both = match self.held.take() {
             None => (k, v),
             Some((past_k, past_v)) => (Tensor::cat(vec![past_k, k], 1), Tensor::cat(vec![past_v, v], 1)),
@@ -155,5 +172,20 @@ impl KvCache {
     /// An empty cache for `layers` layers.
     pub fn new(layers: usize) -> Self {
         Self { layers: vec![LayerCache::default(); layers], length: 0 }
+    }
+    /// Begins every row with `n` virtual tokens. The first tokens that come after are given the layout
+    /// `SequenceLayout { starts, past: n }`, those after them `past: n + t`.
+    ///
+    /// # Shapes
+    /// `table_nw`: `[n, 2·layers·kv_heads·k]`, a layer's keys before its values; not rotated. `starts`: where the rows of
+    /// the first tokens begin.
+    pub fn prefill(&mut self, table_nw: Tensor<2>, starts: &Arc<[usize]>) {
+        let [n, width] = table_nw.dims();
+        let w = width / (2 * self.layers.len()).max(1);
+        for (layer, cache) in self.layers.iter_mut().enumerate() {
+            let part = |index: usize| table_nw.clone().narrow(1, (2 * layer + index) * w, w);
+            cache.front = Some(VirtualKeys { k_nw: part(0), v_nw: part(1), starts: starts.clone() });
+        }
+        self.length += n;
     }
 }

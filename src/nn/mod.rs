@@ -17,6 +17,7 @@ mod loss;
 mod norm;
 pub mod params;
 mod rope;
+mod virtual_tokens;
 
 pub use activation::{Activation, UnknownActivation};
 pub(crate) use adamw::row_squares;
@@ -25,10 +26,11 @@ pub use attention::{AttentionSpec, KvCache, LayerCache, SequenceLayout, attentio
 pub use embedding::{Embedding, PutRows, TRAINED_ROWS, TRAINED_ROWS_KEY, TrainedRows};
 pub(crate) use linear::linear;
 pub use linear::{AdapterSlot, FIXED, Linear, LinearAdapter, PlainMap, RateGroup};
-pub use loss::{TokenStats, token_log_probs, token_stats};
+pub use loss::{Spread, TokenStats, logits, mean_logits, normalizers, spread, token_log_probs, token_stats};
 pub use norm::{LayerNorm, RmsNorm};
 pub(crate) use norm::{cast_to, to_f32};
 pub use rope::{Rope, RopeConfig, RopeScaling};
+pub use virtual_tokens::{PlainTable, PromptEncoder, PromptRule, VirtualPlace, VirtualTokens, put_in_front};
 
 use burn::tensor::{Device, Tensor};
 

@@ -1,8 +1,50 @@
 //! Losses: one folder each. They know no model; they receive log-probabilities, scores or logits.
 
+mod host;
 mod signal;
+#[cfg(all(test, feature = "cpu"))]
+mod testing;
 
+pub mod apo_zero_unpaired;
+pub mod bco;
+pub mod classification;
+pub mod cost_model;
+pub mod gkd;
+pub mod kto;
+pub mod process_reward;
+pub mod reward_distillation;
+pub mod reward_model;
 pub mod sft;
+
+// Pairs of answers.
+pub mod aot;
+pub mod aot_unpaired;
+pub mod apo_down;
+pub mod apo_zero;
+pub mod asft;
+pub mod bco_pair;
+pub mod cal_dpo;
+pub mod chosen_sft;
+pub mod cpo;
+pub mod dense_dpo;
+pub mod discopop;
+pub mod dpo;
+pub mod dpo_margin;
+pub mod dpop;
+pub mod exo_pair;
+pub mod hinge;
+pub mod ipo;
+pub mod kto_pair;
+pub mod nca_pair;
+pub mod orpo;
+mod pair;
+pub mod pair_objective;
+pub mod r_dpo;
+pub mod robust_dpo;
+pub mod sigmoid_norm;
+pub mod simpo;
+pub mod slic_hf;
+pub mod sppo_hard;
 
 use crate::example::{Facts, Label, Shape};
 use crate::settings::Component;
@@ -11,8 +53,52 @@ use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+pub use apo_zero_unpaired::ApoZeroUnpaired;
+pub use bco::Bco;
+pub use classification::{ClassWeights, Classification};
+pub use cost_model::CostModel;
+pub use gkd::Gkd;
+pub use kto::Kto;
+pub use process_reward::ProcessReward;
+pub use reward_distillation::RewardDistillation;
+pub use reward_model::{RewardModel, RewardModelMargin};
 pub use sft::Sft;
 pub use signal::{Distributions, SequenceScores, TokenLogProbs, TokenScores, Wants};
+
+pub use aot::Aot;
+pub use aot_unpaired::AotUnpaired;
+pub use apo_down::ApoDown;
+pub use apo_zero::ApoZero;
+pub use asft::Asft;
+pub use bco_pair::BcoPair;
+pub use cal_dpo::CalDpo;
+pub use chosen_sft::ChosenSft;
+pub use cpo::{Cpo, CpoLoss};
+pub use dense_dpo::DenseDpo;
+pub use discopop::Discopop;
+pub use dpo::Dpo;
+pub use dpo_margin::DpoMargin;
+pub use dpop::Dpop;
+pub use exo_pair::ExoPair;
+pub use hinge::Hinge;
+pub use ipo::Ipo;
+pub use kto_pair::KtoPair;
+pub use nca_pair::NcaPair;
+pub use orpo::Orpo;
+pub use pair::Divergence;
+#[cfg(all(test, feature = "cpu"))]
+pub(crate) use pair::testing as pair_testing;
+pub(crate) use pair::{
+    Host, Modifiers, PairLoss, Sides, Terms, host_values, log_odds, log_odds_of, logistic, logistic_of,
+    loss as pair_loss, pair_component, smoothed, sorted, square, wants as pair_wants,
+};
+pub use pair_objective::{LossWeights, PairLossName, PairObjective};
+pub use r_dpo::RDpo;
+pub use robust_dpo::RobustDpo;
+pub use sigmoid_norm::SigmoidNorm;
+pub use simpo::Simpo;
+pub use slic_hf::SlicHf;
+pub use sppo_hard::SppoHard;
 
 /// What stands in a recipe's `objective` slot.
 #[diagnostic::on_unimplemented(
@@ -50,6 +136,15 @@ pub trait Objective: Component {
         false
     }
 
+    /// Whether it can learn from a record that says this; the reason where it cannot, in the words that follow the record's
+    /// place.
+    ///
+    /// # Errors
+    /// The reason.
+    fn accepts(&self, _facts: &Facts) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Whether [`begin`](Self::begin) needs to see the facts of all training records.
     fn wants_facts(&self) -> bool {
         false
@@ -63,6 +158,11 @@ pub trait Objective: Component {
     /// add up to those of one large batch.
     fn loss(&self, inputs: Inputs<'_, Self::Signal>, step: &StepTotals, state: &mut State) -> Loss;
 
+    /// Metrics that are the difference of two others, taken after those were joined.
+    fn differences(&self) -> &'static [Difference] {
+        &[]
+    }
+
     /// Metrics over a whole evaluation that are no means, from all its observations.
     fn summarise(&self, _observations: &[Observation]) -> Vec<(Cow<'static, str>, f64)> {
         Vec::new()
@@ -73,11 +173,18 @@ pub trait Objective: Component {
 pub trait ReferenceUse: 'static {
     /// Whether it always does.
     const ALWAYS: bool;
+
+    /// Whether the reference must be another model than the one that is trained.
+    const OTHER: bool = false;
 }
 
 /// It does, always.
 #[derive(Clone, Copy, Debug)]
 pub enum Compared {}
+
+/// It does, and the reference must be another model than the one that is trained: a teacher.
+#[derive(Clone, Copy, Debug)]
+pub enum Taught {}
 
 /// It never does; a reference would be ignored.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +196,11 @@ pub enum BySetting {}
 
 impl ReferenceUse for Compared {
     const ALWAYS: bool = true;
+}
+
+impl ReferenceUse for Taught {
+    const ALWAYS: bool = true;
+    const OTHER: bool = true;
 }
 
 impl ReferenceUse for Alone {
@@ -220,4 +332,16 @@ impl Metric {
         }
         Self { name: name.into(), sum, weight }
     }
+}
+
+/// A metric that is the difference of two means which may count different rows, so that it is no mean itself. There where
+/// both of them are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The name in the logs, for example `rewards/margins`.
+    pub name: &'static str,
+    /// The name of the mean that is taken whole.
+    pub of: &'static str,
+    /// The name of the mean that is taken away from it.
+    pub less: &'static str,
 }

@@ -1,8 +1,8 @@
 //! Reading a PEFT adapter folder onto a model.
 
 use super::RecipeError;
-use super::opened::Loaded;
-use crate::adapters::{Adapter, Ia3, Lora, PROJECTOR};
+use super::opened::{Loaded, VlmOf};
+use crate::adapters::{Adapter, AdapterError, PROJECTOR, Start};
 use crate::checkpoint::{CheckpointError, Expected, HostTensor, Shards, TensorView, bridge, read_json, resolve};
 use crate::models::LanguageModel;
 use crate::nn::params;
@@ -24,6 +24,24 @@ pub fn read_settings<A: Adapter>(dir: &Path) -> Result<A, RecipeError> {
     A::from_peft_config(&config).map_err(|source| RecipeError::AdapterFolder { dir: dir.to_owned(), source })
 }
 
+/// Puts an adapter on a model: beside its layers, or in front of every row.
+///
+/// # Errors
+/// [`AdapterError`] of an adapter that does not suit the model.
+pub fn attach<M: LanguageModel, A: Adapter, V: VisionEncoder, P: Projector>(
+    model: &mut VlmOf<M, V, P>,
+    adapter: &A,
+    layout: Layout,
+    start: Start<'_>,
+    rng: &mut ChaCha8Rng,
+    device: &Device,
+) -> Result<(), AdapterError> {
+    let prefix = Vlm::<M::Model, V::Model, P::Model>::module_prefix(layout);
+    model.language_model = adapter.attach(model.language_model.clone(), prefix, rng, device)?;
+    model.virtual_tokens = adapter.virtual_tokens(&model.language_model, start, rng, device)?;
+    Ok(())
+}
+
 /// Attaches the adapter in `dir` and gives it, and the projector where it was saved beside it, the folder's weights.
 ///
 /// # Errors
@@ -34,13 +52,10 @@ pub fn load<M: LanguageModel, A: Adapter, V: VisionEncoder, P: Projector>(
     dir: &Path,
     device: &Device,
 ) -> Result<Loaded<M, V, P>, RecipeError> {
-    let layout = if loaded.processor.is_some() { Layout::Composed } else { Layout::Plain };
-    let prefix = Vlm::<M::Model, V::Model, P::Model>::module_prefix(layout);
+    let layout = loaded.layout();
     // Every value drawn here is replaced by the folder's.
     let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let model = &mut loaded.model;
-    model.language_model = adapter
-        .attach(model.language_model.clone(), prefix, &mut rng, device)
+    attach::<M, A, V, P>(&mut loaded.model, adapter, layout, Start::Saved, &mut rng, device)
         .map_err(|source| RecipeError::AdapterFolder { dir: dir.to_owned(), source })?;
     let shards = open(dir)?;
     let keys = keys_of(&loaded, layout, adapter.modules_to_save().unwrap_or_default());
@@ -76,6 +91,9 @@ fn open(dir: &Path) -> Result<Shards, CheckpointError> {
     Shards::open_stem(dir, "adapter_model")
 }
 
+/// PEFT's key of a table of virtual tokens, whichever tuner made it.
+pub(super) const PROMPT_EMBEDDINGS: &str = "prompt_embeddings";
+
 /// A parameter that the file may hold.
 struct Known {
     parameter: String,
@@ -94,50 +112,19 @@ fn keys_of<M: LanguageModel, V: VisionEncoder, P: Projector>(
         let known = Known { parameter: matrix.parameter, file_shape: matrix.file_shape, required: true };
         keys.insert(matrix.key, known);
     }
+    if let Some(virtual_tokens) = &loaded.model.virtual_tokens {
+        let file_shape = virtual_tokens.adapter.matrices[0].lazy_shape().to_vec();
+        let parameter = "virtual_tokens.adapter.matrices.0".to_owned();
+        keys.insert(PROMPT_EMBEDDINGS.to_owned(), Known { parameter, file_shape, required: true });
+    }
     for parameter in params::list(&loaded.model) {
         let Some((key, module)) = loaded.model.peft_module_key(&parameter.name, layout) else { continue };
         // What LLaVA's original code trained beside a LoRA may lie in a file of its own.
         let required = module != PROJECTOR && modules_to_save.iter().any(|saved| saved == module);
-        if required || module == PROJECTOR {
+        let optional = [PROJECTOR, "score"].contains(&module);
+        if required || optional {
             keys.insert(key, Known { parameter: parameter.name, file_shape: parameter.shape, required });
         }
     }
     keys
-}
-
-/// A tuner that an `adapter_config.json` names.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Found {
-    /// `LORA`.
-    Lora(Lora),
-    /// `IA3`.
-    Ia3(Ia3),
-}
-
-/// The tuner in `dir`: the one place where a file's own words choose among them, for the tools that take any.
-///
-/// # Errors
-/// [`RecipeError::Adapter`] where there is no such tuner.
-pub fn find(dir: &Path) -> Result<Found, RecipeError> {
-    let config = read_json(&dir.join("adapter_config.json"))?;
-    match config["peft_type"].as_str() {
-        Some("IA3") => read_settings(dir).map(Found::Ia3),
-        _ => read_settings(dir).map(Found::Lora),
-    }
-}
-
-/// As [`load`], with the tuner that the folder names.
-///
-/// # Errors
-/// As [`find`] and [`load`].
-pub fn load_any<M: LanguageModel, V: VisionEncoder, P: Projector>(
-    loaded: Loaded<M, V, P>,
-    dir: &Path,
-    device: &Device,
-) -> Result<Loaded<M, V, P>, RecipeError> {
-    match find(dir)? {
-        Found::Lora(lora) => load(loaded, &lora, dir, device),
-        Found::Ia3(ia3) => load(loaded, &ia3, dir, device),
-    }
 }

@@ -90,6 +90,7 @@ pub fn combine_with(
         base_model: sources[0].base_model.clone(),
         modules_to_save: settings.modules_to_save.clone(),
         targets: ranks.into_keys().collect(),
+        ..PeftContext::default()
     };
     let mut folder = DirWriter::create(output)?;
     write_model(&mut folder, "adapter_model", tensors, None)?;

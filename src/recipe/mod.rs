@@ -8,12 +8,14 @@ mod error;
 mod experiment;
 mod fetch;
 mod folder;
+mod head;
 pub mod made;
 mod making;
 mod opened;
 mod parts;
 mod preflight;
 mod prepare;
+mod reference;
 mod report;
 mod run;
 mod run_folder;
@@ -24,6 +26,7 @@ mod start_end;
 pub mod tools;
 mod zoo;
 
+pub use crate::trainer::{NoReference, Reference};
 pub use cli::Arguments;
 pub use combine::{combine, combine_with};
 pub use error::RecipeError;
@@ -37,9 +40,10 @@ pub use shape::{Shape, WeightType};
 #[doc(hidden)]
 pub use slots::refused;
 pub use slots::{
-    DefaultImageData, DefaultObjective, DefaultTextData, Fits, NoReference, Reference, Suits, Unwritten, fits,
+    DefaultImageData, DefaultObjective, DefaultTextData, Fits, Suits, Teaches, Unwritten, check_generates, fits,
     fits_train,
 };
+pub use zoo::with_adapter;
 
 crate::component! {
     /// How images are brought to the encoder's size.

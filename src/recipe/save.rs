@@ -1,8 +1,9 @@
 //! `final/`: what training leaves, in Hugging Face's and PEFT's layouts.
 
+use super::adapter_file::PROMPT_EMBEDDINGS;
 use super::opened::{ACT, Loaded, SINGLE, VlmOf};
 use super::shape::{Shape, WeightType};
-use crate::adapters::{Adapter, AdapterError, PeftContext};
+use crate::adapters::{Adapter, AdapterError, ModelSizes, PeftContext};
 use crate::checkpoint::{CheckpointError, DirWriter, HostTensor, JsonFile, Manifest, Pending, bridge, write_model};
 use crate::image::AspectRatio;
 use crate::models::{CausalLm, LanguageModel};
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 use std::any::TypeId;
 use std::path::Path;
 
-use super::RecipeError;
+use super::{RecipeError, head};
 
 /// What `final/` holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,12 +72,15 @@ impl Saved {
 /// Refuses, before training, an adapter that could not be saved after it: a whole model is saved with the adapter merged.
 ///
 /// # Errors
-/// [`AdapterError::NotMergeable`].
+/// [`AdapterError::NotMergeable`] and [`AdapterError::VirtualTokens`].
 pub fn check_savable<M: LanguageModel, V: VisionEncoder, P: Projector>(
     loaded: &Loaded<M, V, P>,
 ) -> Result<(), AdapterError> {
     if Saved::of(loaded) != Saved::Model {
         return Ok(());
+    }
+    if loaded.model.virtual_tokens.is_some() {
+        return Err(AdapterError::VirtualTokens);
     }
     let mut model = loaded.model.clone();
     let mut checked = Ok(());
@@ -112,6 +116,12 @@ pub fn save_model<M: LanguageModel, V: VisionEncoder, P: Projector>(
     let mut folder = DirWriter::create(dir)?;
     let mut weights = tensors(&model, layout, dtype, wanted)?;
     let mut root = typed(config(loaded, &model), dtype);
+    if let Some(head) = loaded.folder.head() {
+        head::write(&mut root, head, loaded.tokenizer.pad());
+        if vision {
+            folder.write("README.md", head::ABOUT.as_bytes())?;
+        }
+    }
     if vision {
         let (act, second) = transformers_projector::<P>(&model.multi_modal_projector);
         root[ACT] = act.into();
@@ -360,10 +370,14 @@ fn write_processor<M: LanguageModel, V: VisionEncoder, P: Projector>(
 /// Writes every adapter into the weights it stands beside, and takes it off.
 ///
 /// # Errors
-/// [`AdapterError::NotMergeable`] where an adapter has no plain map that does what it does.
+/// [`AdapterError::NotMergeable`] where an adapter has no plain map that does what it does,
+/// [`AdapterError::VirtualTokens`] where there are some.
 pub fn merge<L: CausalLm, T: VisionTower, P: crate::projector::ProjectorModel>(
     model: &mut Vlm<L, T, P>,
 ) -> Result<(), AdapterError> {
+    if model.virtual_tokens.is_some() {
+        return Err(AdapterError::VirtualTokens);
+    }
     model.merge_adapters().map_err(|layer| AdapterError::NotMergeable { layer })
 }
 
@@ -376,7 +390,7 @@ pub fn save_adapter<M: LanguageModel, A: Adapter, V: VisionEncoder, P: Projector
     loaded: &Loaded<M, V, P>,
     adapter: &A,
 ) -> Result<(), RecipeError> {
-    let layout = if loaded.processor.is_some() { Layout::Composed } else { Layout::Plain };
+    let layout = loaded.layout();
     let model = &loaded.model;
     let mut tensors = Vec::new();
     for (key, shape, tensor) in model.adapter_tensors(layout) {
@@ -390,7 +404,7 @@ pub fn save_adapter<M: LanguageModel, A: Adapter, V: VisionEncoder, P: Projector
     let whole = |name: &str, trainable: bool| trainable && module_to_save(name).is_some();
     for (name, tensor) in bridge::to_host(model, whole) {
         if let Some((key, module)) = model.peft_module_key(&name, layout) {
-            tensors.push(Pending::host(key, tensor));
+            tensors.push(Pending::host(model.peft_written_key(key), tensor));
             if !modules_to_save.iter().any(|known| known == module) {
                 modules_to_save.push(module.to_owned());
             }
@@ -403,7 +417,14 @@ pub fn save_adapter<M: LanguageModel, A: Adapter, V: VisionEncoder, P: Projector
             targets.push(format!("{prefix}{path}"));
         }
     });
-    let context = PeftContext { base_model: base_path(&loaded.folder.dir), modules_to_save, targets };
+    if let Some(virtual_tokens) = &loaded.model.virtual_tokens {
+        // Evaluated, as PEFT saves it: whatever acts in training only does not act here.
+        let frozen = params::set_trainable(virtual_tokens.clone(), |_| false);
+        tensors.push(Pending::host(PROMPT_EMBEDDINGS.to_owned(), bridge::host(frozen.table())));
+    }
+    let base_model = base_path(&loaded.folder.dir);
+    let sizes = ModelSizes::of(&loaded.model.language_model);
+    let context = PeftContext { base_model, modules_to_save, targets, sizes };
     let mut folder = DirWriter::create(dir)?;
     write_model(&mut folder, "adapter_model", tensors, None)?;
     if let Some(config) = adapter.peft_config(&context) {

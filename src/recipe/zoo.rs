@@ -1,12 +1,16 @@
 //! The ONE place where a checkpoint's own words choose types: for the tools that must take any checkpoint.
 
 use super::folder::ModelFolder;
-use super::opened::is_single_layer;
+use super::opened::{Loaded, is_single_layer};
 use super::tools::Tool;
+use super::{RecipeError, adapter_file};
+use crate::adapters::{Adapter, Ia3, Lora, PTuning, PrefixTuning, PromptTuning};
+use crate::checkpoint::read_json;
 use crate::models::{LanguageModel, Llama};
-use crate::projector::{Mlp, NoProjector};
+use crate::projector::{Mlp, NoProjector, Projector};
 use crate::vision::{Clip, NoVision, VisionEncoder};
 use crate::vlm::Layout;
+use burn::tensor::Device;
 use std::path::Path;
 
 /// Runs `tool` on the types that the folder's `config.json` names.
@@ -32,6 +36,32 @@ pub fn with_types<T: Tool>(dir: &Path, adapter: Option<&Path>, tool: T) -> anyho
             // keeps the tools small.
             tool.run(folder, Llama::default(), Clip::default(), Mlp { depth, ..Mlp::default() })
         }
+    }
+}
+
+/// Puts on a model the adapter that the folder's `adapter_config.json` names.
+///
+/// # Errors
+/// [`RecipeError`] of the folder, and of a model that its adapter does not suit.
+pub fn with_adapter<M: LanguageModel, V: VisionEncoder, P: Projector>(
+    loaded: Loaded<M, V, P>,
+    dir: &Path,
+    device: &Device,
+) -> Result<Loaded<M, V, P>, RecipeError> {
+    fn put<M: LanguageModel, A: Adapter, V: VisionEncoder, P: Projector>(
+        loaded: Loaded<M, V, P>,
+        dir: &Path,
+        device: &Device,
+    ) -> Result<Loaded<M, V, P>, RecipeError> {
+        let adapter: A = adapter_file::read_settings(dir)?;
+        adapter_file::load(loaded, &adapter, dir, device)
+    }
+    match read_json(&dir.join("adapter_config.json"))?["peft_type"].as_str() {
+        Some("IA3") => put::<M, Ia3, V, P>(loaded, dir, device),
+        Some("PREFIX_TUNING") => put::<M, PrefixTuning, V, P>(loaded, dir, device),
+        Some("PROMPT_TUNING") => put::<M, PromptTuning, V, P>(loaded, dir, device),
+        Some("P_TUNING") => put::<M, PTuning, V, P>(loaded, dir, device),
+        _ => put::<M, Lora, V, P>(loaded, dir, device),
     }
 }
 

@@ -26,7 +26,8 @@ pub fn decays(parameter: &str) -> bool {
     let field = fields.next().unwrap_or_default();
     let module = fields.next().unwrap_or_default();
     // `pre_layrnorm`, the reference's own spelling, ends in `norm` like the others.
-    field != "bias" && !module.trim_end_matches(|c: char| c.is_ascii_digit()).ends_with("norm")
+    // A prompt encoder's biases are numbered.
+    field != "bias" && module != "biases" && !module.trim_end_matches(|c: char| c.is_ascii_digit()).ends_with("norm")
 }
 
 /// Gradients by parameter name, summed over micro-batches; flat, f32.
@@ -181,6 +182,7 @@ mod tests {
             "vision_tower.pre_layrnorm.weight",
             "vision_tower.encoder.layers.0.layer_norm1.weight",
             "multi_modal_projector.linears.0.bias",
+            "virtual_tokens.adapter.biases.1",
         ] {
             assert!(!decays(name), "{name}");
         }

@@ -91,7 +91,7 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Vlm<L, T, P> {
         self.adapter_matrices(Layout::Plain).into_iter().map(|matrix| (matrix.parameter, matrix.rate_group)).collect()
     }
 
-    /// The same model with its adapters off, trained rows of tokens included: PEFT's `disable_adapter`. It shares all weights
+    /// The same model with its adapters off, trained rows of tokens and virtual tokens included: PEFT's `disable_adapter`. It shares all weights
     /// with this one and costs no memory.
     ///
     /// An adapter leaves the base's weights as they were loaded, so that the base's own numbers come back to the bit. What
@@ -101,10 +101,11 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Vlm<L, T, P> {
         let mut plain = self.clone();
         plain.visit_carriers(&mut |_, linear| linear.adapter = None);
         plain.language_model.token_table_mut().adapter = None;
+        plain.virtual_tokens = None;
         plain
     }
 
-    /// Writes every adapter, and the trained rows of tokens, into the weights, and takes them off.
+    /// Writes every adapter beside a layer, and the trained rows of tokens, into the weights, and takes them off.
     ///
     /// # Errors
     /// The path of a layer whose adapter has no plain map.

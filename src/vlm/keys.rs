@@ -14,7 +14,8 @@ const PROJECTOR: &str = "multi_modal_projector.";
 pub(super) const LANGUAGE: &str = "language_model.";
 pub(super) const HEAD: &str = "lm_head";
 const TABLE: &str = "embed_tokens";
-const SCORE: &str = "score";
+/// The head that yields scores, which stands beside the model in transformers' classes.
+pub const SCORE: &str = "score.";
 const ORIGINAL_TOWER: &str = "model.vision_tower.vision_tower.";
 const ORIGINAL_PROJECTOR: &str = "model.mm_projector.";
 
@@ -89,6 +90,9 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Vlm<L, T, P> {
                 Layout::Original => format!("{ORIGINAL_PROJECTOR}{}", self.multi_modal_projector.original_key(rest)),
                 _ => format!("{PROJECTOR}{}", self.multi_modal_projector.file_key(rest)),
             });
+        }
+        if parameter.starts_with(SCORE) {
+            return Some(parameter.to_owned());
         }
         let key = self.language_model.file_key(parameter.strip_prefix(LANGUAGE)?);
         Some(match layout {
@@ -167,6 +171,15 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Vlm<L, T, P> {
         Some((format!("base_model.model.{path}"), module))
     }
 
+    /// The name under which PEFT writes what [`peft_module_key`](Self::peft_module_key) names: a model with virtual
+    /// tokens in front is wrapped once, one whose layers are changed twice.
+    pub fn peft_written_key(&self, key: String) -> String {
+        match self.virtual_tokens {
+            Some(_) => key.replacen("base_model.model.", "base_model.", 1),
+            None => key,
+        }
+    }
+
     /// The name in a PEFT file of an adapter's matrix on the layer at `path` of the language model.
     pub fn peft_adapter_key(path: &str, matrix: &str, layout: Layout) -> String {
         format!("base_model.model.{}.{matrix}", Self::path(path, layout))
@@ -186,7 +199,7 @@ pub fn module_to_save(parameter: &str) -> Option<&'static str> {
     }
     let field = parameter.strip_prefix(LANGUAGE).unwrap_or(parameter).split('.').next();
     let inside = parameter.starts_with(LANGUAGE);
-    [(PROJECTOR.trim_end_matches('.'), false), (SCORE, false), (TABLE, true), (HEAD, true)]
+    [(PROJECTOR.trim_end_matches('.'), false), (SCORE.trim_end_matches('.'), false), (TABLE, true), (HEAD, true)]
         .into_iter()
         .find(|(module, language)| field == Some(*module) && inside == *language)
         .map(|(module, _)| module)
@@ -195,8 +208,10 @@ pub fn module_to_save(parameter: &str) -> Option<&'static str> {
 /// PEFT names of transformers 4's LLaVA class and of LLaVA's original code, renamed to the current ones.
 pub fn peft_rename(layout: Layout) -> Rename<'static> {
     Rename(match layout {
-        Layout::Plain => &[],
+        Layout::Plain => &[("base_model.score.", "base_model.model.score.")],
         Layout::Composed | Layout::Original => &[
+            // A model with virtual tokens in front is wrapped once.
+            ("base_model.score.", "base_model.model.score."),
             ("base_model.model.language_model.model.", "base_model.model.model.language_model."),
             ("base_model.model.language_model.lm_head.", "base_model.model.lm_head."),
             ("base_model.model.multi_modal_projector.", "base_model.model.model.multi_modal_projector."),

@@ -196,6 +196,7 @@ fn encoder<M: LanguageModel, V: VisionEncoder, P: Projector>(opened: &Opened<M, 
         }),
         max_length: usize::MAX,
         overlong: Overlong::Error,
+        options: Default::default(),
     }
 }
 
@@ -209,7 +210,7 @@ pub fn records(pictures: bool) -> Vec<Sample> {
 
 pub fn encode(encoder: &Encoder, samples: &[Sample]) -> Vec<Encoded> {
     let one = |(index, sample): (usize, &Sample)| match encoder.encode(sample, index).unwrap() {
-        Outcome::Whole(encoded) => encoded,
+        Outcome::Whole(mut example) => example.rows.remove(0),
         other => panic!("{}: {other:?}", sample.id),
     };
     samples.iter().enumerate().map(one).collect()

@@ -9,6 +9,7 @@ mod errors;
 mod forward;
 mod generation;
 mod original;
+mod prompt_learning;
 mod round_trip;
 mod tools;
 mod tower;

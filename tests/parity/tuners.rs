@@ -8,12 +8,14 @@ use firebrick::adapters::lora::{Combine, Init, TokenIndices};
 use firebrick::adapters::{Adapter, AdapterError, Ia3, Lora};
 use firebrick::checkpoint::{Shards, read_json};
 use firebrick::models::{CausalLm, Llama};
-use firebrick::nn::{FIXED, RateGroup, SequenceLayout, params};
+use firebrick::nn::{FIXED, RateGroup, SequenceLayout, params, token_log_probs};
 use firebrick::projector::{Mlp2xGelu, NoProjector};
-use firebrick::recipe::{Loaded, RecipeError, Saved, VlmOf, adapter_file, combine, merge, save_adapter, save_final};
+use firebrick::recipe::{
+    Loaded, RecipeError, Saved, VlmOf, adapter_file, combine, merge, save_adapter, save_final, with_adapter,
+};
 use firebrick::trainer::{AdamW, GradientSum, Train};
 use firebrick::vision::{Clip, NoVision};
-use firebrick::vlm::{Layout, Targets, VlmInputs, module_to_save};
+use firebrick::vlm::{Layout, VlmInputs, module_to_save};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde_json::Value;
@@ -67,14 +69,10 @@ fn batch_log_probs(model: &Model, rows: &[Row], side: Side, device: &Device) -> 
         ids_bt: ints(&ids).reshape([rows.len(), width]),
         layout: SequenceLayout::with_starts(rows.iter().map(start).collect::<Vec<_>>()),
         images: None,
+        embedding_noise: 0.0,
     };
-    let targets = Targets {
-        predictors_s: ints(&predictors),
-        ids_s: ints(&wanted),
-        count: wanted.len(),
-        per_row: rows.iter().map(|row| row.supervised.iter().filter(|s| **s).count()).collect(),
-    };
-    model.log_probs(&inputs, &targets)
+    let hidden = model.hidden_at(&inputs, ints(&predictors));
+    token_log_probs(hidden, model.language_model.head(), ints(&wanted))
 }
 
 fn loss(model: &Model, rows: &[Row], side: Side, device: &Device) -> Tensor<1> {
@@ -380,7 +378,7 @@ fn pissa_folders_load_in_both_forms() {
     let dir = reference.model_dir().parent().unwrap().parent().unwrap().join("tuners/pissa");
     for form in ["adapter", "converted"] {
         let mut largest = Largest::new(format!("pissa, {form}"), nats());
-        let loaded = adapter_file::load_any(base(&reference, &device), &dir.join(form), &device).unwrap();
+        let loaded = with_adapter(base(&reference, &device), &dir.join(form), &device).unwrap();
         check_rows(&mut largest, &alone(&loaded.model, &rows, &device), &reference.json["token_logprobs"]);
     }
 }
@@ -410,7 +408,7 @@ fn modules_are_saved_whole() {
         assert_eq!(files.get(key).unwrap().shape, [398, 32], "{key}");
     }
     assert_eq!(adapter_file::read_settings::<Lora>(&dir).unwrap().modules_to_save, whole);
-    let again = adapter_file::load_any(base(&reference, &device), &dir, &device).unwrap();
+    let again = with_adapter(base(&reference, &device), &dir, &device).unwrap();
     let found = alone(&loaded.model, &rows, &device);
     assert_same_scores("modules saved whole", &alone(&again.model, &rows, &device), &found);
     let plain = alone(&base(&reference, &device).model, &rows, &device);
@@ -475,7 +473,7 @@ fn dropout_is_off_in_evaluation() {
     let rows = common_rows();
     for tuner in ["dora"] {
         let dir = fixtures().join("tuners/dropout").join(tuner);
-        let loaded = adapter_file::load_any(base(&reference, &device()), &dir, &device()).unwrap();
+        let loaded = with_adapter(base(&reference, &device()), &dir, &device()).unwrap();
         let mut largest = Largest::new(format!("dropout, {tuner}"), nats());
         let expected = reference.json["tuners"][tuner]["loss_in_eval"].as_f64().unwrap();
         largest.check(&tuner, scalar(loss(&loaded.model, &rows, Side::Right, &device())), expected, 1.0);
@@ -492,7 +490,7 @@ fn tuners_of_llava() {
         let (base, encoder) = open();
         let encoded = encode(&encoder, &records(true));
         let plain = log_probs(&base.model, &encoded, &device);
-        let loaded = adapter_file::load_any(base, &dir, &device).unwrap();
+        let loaded = with_adapter(base, &dir, &device).unwrap();
         let found = log_probs(&loaded.model, &encoded, &device);
         let mut largest = Largest::new(format!("llava, {tuner}"), nats());
         for record in [0, 2] {
@@ -502,13 +500,12 @@ fn tuners_of_llava() {
         assert_same_scores(tuner, &log_probs(&loaded.model.without_adapters(), &encoded, &device), &plain);
         let out = tempfile::tempdir().unwrap();
         let saved = out.path().join("saved");
-        match adapter_file::find(&dir).unwrap() {
-            adapter_file::Found::Lora(lora) => save_adapter(&saved, &loaded, &lora).unwrap(),
-            adapter_file::Found::Ia3(ia3) => save_adapter(&saved, &loaded, &ia3).unwrap(),
-            other => panic!("{other:?}"),
+        match tuner {
+            "ia3" => save_adapter(&saved, &loaded, &adapter_file::read_settings::<Ia3>(&dir).unwrap()).unwrap(),
+            _ => save_adapter(&saved, &loaded, &adapter_file::read_settings::<Lora>(&dir).unwrap()).unwrap(),
         }
         check_files(tuner, &dir, &saved);
-        let again = adapter_file::load_any(open().0, &saved, &device).unwrap();
+        let again = with_adapter(open().0, &saved, &device).unwrap();
         assert_same_scores(tuner, &log_probs(&again.model, &encoded, &device), &found);
     }
 }
@@ -562,7 +559,7 @@ fn weighted_sums() {
             (&given["r"], given["lora_alpha"].as_f64()),
             "{name}"
         );
-        let loaded = adapter_file::load_any(base(&reference, &device), &output, &device).unwrap();
+        let loaded = with_adapter(base(&reference, &device), &output, &device).unwrap();
         loaded.model.visit_adapters(&mut |path, slot| {
             let product = slot.params[1].val().matmul(slot.params[0].val());
             let found: Vec<f32> = product.into_data().iter().collect();

@@ -1,6 +1,7 @@
 //! Recipes as programs: the command line, bad input, resuming, killing.
 
 mod cli;
+mod prompt_learning;
 mod resume;
 mod stages;
 mod tools;

@@ -2,7 +2,7 @@
 
 // n rows, i in_features, o out_features
 use super::target::{attach_to, one_regex};
-use super::{Adapter, AdapterError, PROJECTOR, PeftContext, Targets, check_modules, check_whole, file};
+use super::{Adapter, AdapterError, PROJECTOR, PeftContext, Removable, Targets, check_modules, check_whole, file};
 use crate::models::CausalLm;
 use crate::nn::{AdapterSlot, LinearAdapter, PlainMap, cast_to, linear, params, to_f32};
 use crate::settings::{Kind, SettingError};
@@ -51,6 +51,8 @@ impl Ia3 {
     }
 }
 
+impl Removable for Ia3 {}
+
 impl Adapter for Ia3 {
     const FREEZES_LANGUAGE_MODEL: bool = true;
 
@@ -81,7 +83,7 @@ impl Adapter for Ia3 {
         let feedforward = if scaled.is_empty() { json!([]) } else { json!(one_regex(&scaled)) };
         Some(json!({
             "peft_type": "IA3",
-            "task_type": "CAUSAL_LM",
+            "task_type": context.task_type(),
             "base_model_name_or_path": context.base_model,
             "inference_mode": true,
             "target_modules": one_regex(&context.targets),
@@ -186,7 +188,7 @@ mod tests {
     fn there_and_back_through_the_file() {
         let ia3 = Ia3 { modules_to_save: Vec::new(), ..Ia3::default() };
         let targets = ["self_attn.k_proj", "mlp.down_proj"].map(|name| format!("model.layers.0.{name}")).to_vec();
-        let context = PeftContext { base_model: "base".into(), modules_to_save: Vec::new(), targets };
+        let context = PeftContext { base_model: "base".into(), targets, ..PeftContext::default() };
         let config = ia3.peft_config(&context).unwrap();
         assert_eq!(config["feedforward_modules"], r"model\.layers\.(?:0)\.mlp\.down_proj");
         let back = Ia3::from_peft_config(&config).unwrap();

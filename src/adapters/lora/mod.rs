@@ -8,7 +8,7 @@ mod rule;
 mod svd;
 
 use super::target::attach_to;
-use super::{Adapter, AdapterError, PROJECTOR, PeftContext, Targets, check_modules, check_whole};
+use super::{Adapter, AdapterError, PROJECTOR, PeftContext, Removable, Targets, check_modules, check_whole};
 use crate::models::CausalLm;
 use crate::nn::{AdapterSlot, Linear, PutRows, params};
 use crate::settings::{Kind, SettingError};
@@ -152,6 +152,8 @@ impl Lora {
         }
     }
 }
+
+impl Removable for Lora {}
 
 impl Adapter for Lora {
     const FREEZES_LANGUAGE_MODEL: bool = true;

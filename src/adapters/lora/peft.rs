@@ -34,7 +34,7 @@ pub(super) fn write(lora: &Lora, context: &PeftContext) -> Value {
     };
     json!({
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": context.task_type(),
         "base_model_name_or_path": context.base_model,
         "inference_mode": true,
         "r": lora.r * rank,
@@ -202,8 +202,8 @@ mod tests {
     fn context() -> PeftContext {
         PeftContext {
             base_model: "base".into(),
-            modules_to_save: Vec::new(),
             targets: vec!["model.layers.0.q_proj".into(), "model.layers.1.q_proj".into()],
+            ..PeftContext::default()
         }
     }
 

@@ -6,15 +6,21 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::{Folder, IMAGE_ID, TOKENS_PER_IMAGE, encoder, record};
-use crate::data::encode::truncate;
-use crate::data::{DataError, Encoded, Outcome, Overlong, SkipReason, check};
+use crate::data::shorten::truncate;
+use crate::data::{Check, DataError, Encoded, Example, Outcome, Overlong, SkipReason, check};
+use crate::example::Learns;
 use crate::text::EncodedText;
 
-fn whole(outcome: Outcome<Encoded>) -> Encoded {
+fn whole(outcome: Outcome<Example>) -> Encoded {
     match outcome {
-        Outcome::Whole(encoded) => encoded,
+        Outcome::Whole(example) => only(example),
         other => panic!("not whole: {other:?}"),
     }
+}
+
+fn only(mut example: Example) -> Encoded {
+    assert_eq!(example.rows.len(), 1);
+    example.rows.swap_remove(0)
 }
 
 #[test]
@@ -57,6 +63,7 @@ fn overlong_records_are_cut_skipped_or_refused() {
 
     match at(length - 2, Overlong::Truncate).expect("encoded") {
         Outcome::Truncated { kept, tokens } => {
+            let kept = only(kept);
             assert_eq!((kept.input_ids.len(), tokens), (length - 2, length));
             assert_eq!(kept.input_ids[..], full.input_ids[..length - 2]);
         }
@@ -108,7 +115,7 @@ fn the_preflight_counts_everything() {
         let progress = |done| {
             calls.fetch_max(done, Ordering::Relaxed);
         };
-        let checked = check(&data, &encoder(80, Overlong::Truncate), decode, progress);
+        let checked = check(&data, &encoder(80, Overlong::Truncate), &Check { decode, ..Check::default() }, progress);
         assert_eq!(calls.into_inner(), records.len());
         assert_eq!((checked.ok, checked.refused()), (2, 32), "{:?}", checked.problems);
         assert_eq!(checked.problem_counts["unknown role"], 31);
@@ -134,7 +141,7 @@ fn a_record_without_supervision_is_refused() {
         {"role": "assistant", "content": "a", "disable_loss": true}]});
     let file = folder.write("m.jsonl", row.to_string());
     let data = Dataset::open(MessagesData::default(), &[file], &[]).expect("a data set");
-    let checked = check(&data, &encoder(500, Overlong::Error), false, |_| {});
+    let checked = check(&data, &encoder(500, Overlong::Error), &Check::default(), |_| {});
     assert!(matches!(checked.problems[..], [DataError::NoSupervision { .. }]));
 }
 
@@ -162,25 +169,21 @@ proptest! {
     fn truncation_never_cuts_an_image_nor_invents_supervision(text in texts(), limit in 0usize..40) {
         let before = text.clone();
         let tokens = before.input_ids.len();
-        match truncate(text, limit) {
-            Outcome::Whole(kept) => {
-                prop_assert!(tokens <= limit);
-                prop_assert_eq!(kept, before);
-            }
-            Outcome::Truncated { kept, tokens: reported } => {
-                prop_assert_eq!((kept.input_ids.len(), reported), (limit, tokens));
-                prop_assert_eq!(&kept.input_ids[..], &before.input_ids[..limit]);
-                prop_assert_eq!(&kept.supervised[..], &before.supervised[..limit]);
-                prop_assert!(kept.supervised[1..].contains(&true));
+        match truncate(text, limit, Learns::Answers) {
+            Ok(kept) => {
+                let length = tokens.min(limit);
+                prop_assert_eq!(&kept.input_ids[..], &before.input_ids[..length]);
+                prop_assert_eq!(&kept.supervised[..], &before.supervised[..length]);
+                prop_assert!(tokens <= limit || kept.supervised[1..].contains(&true));
                 prop_assert!(before.image_positions.starts_with(&kept.image_positions));
                 let in_slots: usize = kept.image_positions.iter().map(|at| at.len()).sum();
                 let in_text = kept.input_ids.iter().filter(|&&id| id == IMAGE_ID).count();
                 prop_assert_eq!(in_slots, in_text);
             }
-            Outcome::Skipped { reason: SkipReason::CutImage, .. } => {
+            Err(SkipReason::CutImage) => {
                 prop_assert!(before.image_positions.iter().any(|at| at.start < limit && limit < at.end));
             }
-            Outcome::Skipped { reason, .. } => {
+            Err(reason) => {
                 prop_assert_eq!(reason, SkipReason::NothingToLearn);
                 prop_assert!(!before.supervised[..limit].iter().skip(1).any(|&s| s));
             }

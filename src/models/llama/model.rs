@@ -127,6 +127,18 @@ impl CausalLm for LlamaForCausalLm {
         self.layers.len()
     }
 
+    fn num_attention_heads(&self) -> usize {
+        self.config.num_attention_heads
+    }
+
+    fn num_key_value_heads(&self) -> usize {
+        self.config.num_key_value_heads
+    }
+
+    fn head_dim(&self) -> usize {
+        self.config.head_dim
+    }
+
     fn vocab_size(&self) -> usize {
         self.config.vocab_size
     }
@@ -158,6 +170,11 @@ impl CausalLm for LlamaForCausalLm {
 
     fn token_table_mut(&mut self) -> &mut Embedding {
         &mut self.embed_tokens
+    }
+
+    fn without_head(mut self) -> Self {
+        self.lm_head = None;
+        self
     }
 
     fn grow_vocabulary(mut self, rows: usize) -> Self {
