@@ -57,7 +57,7 @@ pub use firebrick_macros::experiment;
 
 /// The macro and every component.
 pub mod prelude {
-    pub use crate::adapters::{Adapter, Lora, NoAdapter, PTuning, PrefixTuning, PromptTuning};
+    pub use crate::adapters::{Adapter, Ia3, Lora, NoAdapter, PTuning, PrefixTuning, PromptTuning, Removable};
     pub use crate::data::{
         AlignPreferenceData, AlignPromptsData, AlignSupervisedData, AlpacaData, ChatData, ClassificationData, DataKind,
         HelpfulnessData, LlavaData, MessagesData, MessagesImagesData, PairsData, PairsMarginData, PlainDpoData,

@@ -94,7 +94,7 @@ pub(super) fn write(peft_type: &str, count: usize, width: usize, heads: usize, c
     let modules = (!context.modules_to_save.is_empty()).then_some(&context.modules_to_save);
     json!({
         "peft_type": peft_type,
-        "task_type": "CAUSAL_LM",
+        "task_type": context.task_type(),
         "base_model_name_or_path": context.base_model,
         "inference_mode": true,
         "num_virtual_tokens": count,

@@ -94,7 +94,7 @@ where
                 O::NAME
             )));
         }
-        refuse_idle_settings::<A>(&configured.resolved, &configured.train, arguments)?;
+        refuse_idle_settings(&configured.adapter, &configured.resolved, &configured.train, arguments)?;
         if !<O::Signal as Signal>::GENERATES {
             refuse_generation(&configured.resolved)?;
         }
@@ -228,6 +228,7 @@ fn derive<A: Adapter>(resolved: &mut Resolved, arguments: &Arguments, sees: bool
 
 /// Settings that were typed and would do nothing.
 fn refuse_idle_settings<A: Adapter>(
+    adapter: &A,
     resolved: &Resolved,
     train: &Train,
     arguments: &Arguments,
@@ -261,6 +262,14 @@ fn refuse_idle_settings<A: Adapter>(
     if train.bf16 && train.language_model == Some(true) {
         return Err(RecipeError::Usage(
             "train.bf16 holds frozen weights in bf16, but the language model is trained; add an adapter, or leave it out"
+                .to_owned(),
+        ));
+    }
+    let saved_whole = adapter.modules_to_save().unwrap_or_default();
+    if train.bf16 && saved_whole.iter().any(|module| module == "embed_tokens") {
+        return Err(RecipeError::Usage(
+            "train.bf16 holds frozen weights in bf16, but adapter.modules_to_save trains the token table, from which all \
+             activations take their type; leave one out, or name single rows in adapter.trainable_token_indices"
                 .to_owned(),
         ));
     }

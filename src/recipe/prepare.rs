@@ -6,7 +6,7 @@ use super::folder::ModelFolder;
 use super::opened::{Opened, has_vision};
 use super::run_folder::Inputs;
 use super::{Arguments, RecipeError, adapter_file, making, preflight, tools};
-use crate::adapters::{Adapter, Start};
+use crate::adapters::{Adapter, PROJECTOR, Start};
 use crate::checkpoint::Shards;
 use crate::checkpoint::hub::Wanted;
 use crate::data::{Check, Checked, DataKind, Dataset, Encoder, LoaderSettings, PadSide, Padding, Sampler};
@@ -14,12 +14,13 @@ use crate::device::Chosen;
 use crate::example::Facts;
 use crate::generation::Stop;
 use crate::models::{CausalLm, LanguageModel};
+use crate::nn::FIXED;
 use crate::objectives::Objective;
 use crate::projector::Projector;
 use crate::text::check_end_of_turn;
 use crate::trainer::{EvalData, Plan, Reference, Signal, Train, TrainData};
 use crate::vision::VisionEncoder;
-use crate::vlm::{Layout, Part, SCORE};
+use crate::vlm::{Layout, Part, SCORE, module_to_save};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde_json::json;
@@ -298,8 +299,9 @@ where
         let tokens = longest * train.per_device_train_batch_size;
         let language_model = &opened.model.language_model;
         let (width, layers) = (language_model.hidden_size(), language_model.num_layers());
-        let memory =
-            preflight::memory(&opened.model, |name| trainable(name, train), tokens * width * layers, train.bf16);
+        let saved_whole = self.settings.adapter.modules_to_save().unwrap_or_default();
+        let trained = |name: &str| trainable(name, train, saved_whole);
+        let memory = preflight::memory(&opened.model, trained, tokens * width * layers, train.bf16);
         format!(
             "memory: about {}: {} for weights, {} for gradients and moments of what is trained, {} for activations of the \
              longest batch",
@@ -368,9 +370,16 @@ fn sampler(train: &Train) -> Sampler {
     }
 }
 
-/// Whether a step changes a parameter.
-pub(super) fn trainable(name: &str, train: &Train) -> bool {
+/// Whether a step changes a parameter; `saved_whole` are the modules that an adapter's settings train whole.
+pub(super) fn trainable(name: &str, train: &Train, saved_whole: &[String]) -> bool {
+    if name.contains(FIXED) {
+        return false;
+    }
     if name.contains(".adapter.") || name.starts_with(SCORE) {
+        return true;
+    }
+    let whole = module_to_save(name).filter(|module| *module != PROJECTOR);
+    if whole.is_some_and(|module| saved_whole.iter().any(|saved| saved == module)) {
         return true;
     }
     match Part::of(name) {

@@ -14,4 +14,5 @@ mod round_trip;
 mod tools;
 mod tower;
 mod training;
+mod tuners;
 mod variants;
