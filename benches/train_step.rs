@@ -14,7 +14,7 @@ use firebrick::adapters::{Adapter, Lora};
 use firebrick::data::{Batch, ImageSlot};
 use firebrick::models::Llama;
 use firebrick::nn::params::{self, NamedMapper};
-use firebrick::objectives::{Objective, Sft, StepTotals};
+use firebrick::objectives::{Inputs, Objective, Sft, State, StepTotals, Wants};
 use firebrick::projector::Mlp2xGelu;
 use firebrick::recipe::{Loaded, Opened, VlmOf};
 use firebrick::trainer::{AdamW, GradientSum, Policy, Train};
@@ -213,10 +213,12 @@ impl Run {
     /// One optimizer step, the operations of the training loop's in its order: loss and gradient norm.
     fn step(&mut self) -> anyhow::Result<(f64, f64)> {
         let model = self.model.take().context("the model is lost after an error")?;
-        let totals = StepTotals { supervised_tokens: self.batch.num_supervised() };
+        let totals =
+            StepTotals { examples: self.batch.rows, tokens: self.batch.supervised_by_place(), training: true };
         let mut gradients = GradientSum::default();
-        let log_probs = Policy::log_probs(&model, &self.batch, &self.device);
-        let value = Sft::default().loss(log_probs.values, &totals).value;
+        let policy = Policy::log_probs(&model, &self.batch, &self.device, &Wants::default());
+        let inputs = Inputs { policy, reference: None, mismatched: None, facts: &self.batch.facts };
+        let value = Sft::default().loss(inputs, &totals, &mut State::default()).value;
         let loss = value.clone().inner();
         gradients.add(&model, &mut value.backward());
         let loss: f64 = loss.into_scalar::<f32>().into();
@@ -317,14 +319,14 @@ fn draw_batch(options: &Options, loaded: &Loaded<Llama, Clip, Mlp2xGelu>, image_
             batch.input_ids.push(id);
             batch.supervised.push(position >= 40.max(patches + 1));
         }
-        batch.images.push(ImageSlot { row, start: 1, length: patches });
+        batch.images.push(ImageSlot { row, start: 1, length: patches, image: row });
     }
     batch.pixel_values = (0..options.batch * 3 * h * w).map(|_| rng.random_range(-1.0..1.0)).collect();
     batch
 }
 
 fn rectangle(rows: usize, length: usize, image_size: (usize, usize)) -> Batch {
-    Batch { rows, length, starts: vec![0; rows], ends: vec![length; rows], image_size, ..Batch::default() }
+    Batch { rows, rows_per_example: 1, length, starts: vec![0; rows], ends: vec![length; rows], image_size, ..Batch::default() }
 }
 
 fn image_slots(batch: &Batch, image_token: u32) -> Vec<ImageSlot> {
@@ -336,7 +338,7 @@ fn image_slots(batch: &Batch, image_token: u32) -> Vec<ImageSlot> {
         }
         match slots.last_mut() {
             Some(slot) if slot.row == row && slot.start + slot.length == position => slot.length += 1,
-            _ => slots.push(ImageSlot { row, start: position, length: 1 }),
+            _ => slots.push(ImageSlot { row, start: position, length: 1, image: slots.len() }),
         }
     }
     slots

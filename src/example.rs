@@ -3,7 +3,7 @@
 //! A data kind says which shape its records have, an objective which shape it learns from, and the compiler holds the
 //! two together ([`Provides`]).
 
-use crate::text::{Conversation, Message, Role};
+use crate::text::{Conversation, Message, Part, Role};
 use std::fmt::Debug;
 
 /// The shape of an example: what a record holds besides its conversation, and the rows that a model is shown.
@@ -16,6 +16,9 @@ pub trait Shape: Copy + Debug + Send + Sync + 'static {
 
     /// Rows of one example in a batch.
     const ROWS: usize;
+
+    /// What each of the rows is called, [`ROWS`](Self::ROWS) names.
+    const PLACES: &'static [&'static str];
 
     /// What is learned from a row.
     const LEARNS: Learns = Learns::Answers;
@@ -35,6 +38,9 @@ pub trait Shape: Copy + Debug + Send + Sync + 'static {
         None
     }
 
+    /// An example of this shape made of a question with a right and a wrong answer.
+    fn made(exchange: &Exchange) -> (Conversation, Self::Target);
+
     /// The conversation whose last answer an evaluation generates anew and compares.
     fn shown(context: &Conversation, target: &Self::Target) -> Conversation {
         Self::rows(context, target).swap_remove(0)
@@ -50,6 +56,31 @@ pub enum Learns {
     Row,
     /// A value for each step of the answer, read at the step's last token.
     Steps,
+}
+
+/// A question that a recipe without data makes up, with all that an example of any shape can be made of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exchange {
+    /// The user's message.
+    pub question: Vec<Part>,
+    /// The right answer.
+    pub right: String,
+    /// A wrong one.
+    pub wrong: String,
+    /// Another message of the user's, and the class that it is of.
+    pub about: (Vec<Part>, usize),
+    /// Which of two forms the example takes, where its shape has two: every other example is odd.
+    pub odd: bool,
+}
+
+impl Exchange {
+    fn asked(&self) -> Conversation {
+        Conversation::new(vec![Message::new(Role::User, self.question.clone())])
+    }
+}
+
+fn answer(text: &str) -> Vec<Message> {
+    vec![Message::text(Role::Assistant, text)]
 }
 
 /// What an objective is told of one example besides its rows.
@@ -86,9 +117,14 @@ impl Shape for Supervised {
     type Target = ();
     const NAME: &'static str = "a conversation";
     const ROWS: usize = 1;
+    const PLACES: &'static [&'static str] = &["answer"];
 
     fn rows(context: &Conversation, (): &()) -> Vec<Conversation> {
         vec![context.clone()]
+    }
+
+    fn made(exchange: &Exchange) -> (Conversation, ()) {
+        (answered(&exchange.asked(), &answer(&exchange.right)), ())
     }
 }
 
@@ -111,6 +147,9 @@ pub struct Pair<X = Plain> {
 pub trait PairExtra: Copy + Debug + PartialEq + Send + Sync + 'static {
     /// As the objective is told.
     fn facts(&self) -> Facts;
+
+    /// What is said of a pair that a recipe makes up: this, and whether its chosen answer is the wrong one.
+    fn made() -> (Self, bool);
 }
 
 /// Nothing.
@@ -133,11 +172,19 @@ impl PairExtra for Plain {
     fn facts(&self) -> Facts {
         Facts::default()
     }
+
+    fn made() -> (Self, bool) {
+        (Self, false)
+    }
 }
 
 impl PairExtra for Margin {
     fn facts(&self) -> Facts {
         Facts { margin: Some(self.0), ..Facts::default() }
+    }
+
+    fn made() -> (Self, bool) {
+        (Self(0.5), false)
     }
 }
 
@@ -145,11 +192,19 @@ impl PairExtra for Scores {
     fn facts(&self) -> Facts {
         Facts { scores: Some(self.0), ..Facts::default() }
     }
+
+    fn made() -> (Self, bool) {
+        (Self([2.0, -2.0]), false)
+    }
 }
 
 impl PairExtra for Safety {
     fn facts(&self) -> Facts {
         Facts { safe: Some(self.0), ..Facts::default() }
+    }
+
+    fn made() -> (Self, bool) {
+        (Self([false, true]), true)
     }
 }
 
@@ -157,6 +212,7 @@ impl<X: PairExtra> Shape for Pairs<X> {
     type Target = Pair<X>;
     const NAME: &'static str = "a pair of answers";
     const ROWS: usize = 2;
+    const PLACES: &'static [&'static str] = &["chosen", "rejected"];
 
     fn rows(context: &Conversation, pair: &Pair<X>) -> Vec<Conversation> {
         vec![answered(context, &pair.chosen), answered(context, &pair.rejected)]
@@ -164,6 +220,13 @@ impl<X: PairExtra> Shape for Pairs<X> {
 
     fn facts(pair: &Pair<X>) -> Facts {
         pair.extra.facts()
+    }
+
+    fn made(exchange: &Exchange) -> (Conversation, Pair<X>) {
+        let (extra, wrong_is_chosen) = X::made();
+        let (right, wrong) = (answer(&exchange.right), answer(&exchange.wrong));
+        let (chosen, rejected) = if wrong_is_chosen { (wrong, right) } else { (right, wrong) };
+        (exchange.asked(), Pair { chosen, rejected, extra })
     }
 }
 
@@ -184,6 +247,7 @@ impl Shape for Unpaired {
     type Target = Judged;
     const NAME: &'static str = "a judged answer";
     const ROWS: usize = 1;
+    const PLACES: &'static [&'static str] = &["answer"];
 
     fn rows(context: &Conversation, judged: &Judged) -> Vec<Conversation> {
         vec![answered(context, &judged.answer)]
@@ -191,6 +255,11 @@ impl Shape for Unpaired {
 
     fn facts(judged: &Judged) -> Facts {
         Facts { desirable: Some(judged.desirable), ..Facts::default() }
+    }
+
+    fn made(exchange: &Exchange) -> (Conversation, Judged) {
+        let text = if exchange.odd { &exchange.wrong } else { &exchange.right };
+        (exchange.asked(), Judged { answer: answer(text), desirable: !exchange.odd })
     }
 
     fn mismatched(context: &Conversation, other: &Judged) -> Option<Conversation> {
@@ -206,6 +275,7 @@ impl Shape for Labelled {
     type Target = Label;
     const NAME: &'static str = "a labelled conversation";
     const ROWS: usize = 1;
+    const PLACES: &'static [&'static str] = &["text"];
     const LEARNS: Learns = Learns::Row;
 
     fn rows(context: &Conversation, _label: &Label) -> Vec<Conversation> {
@@ -214,6 +284,11 @@ impl Shape for Labelled {
 
     fn facts(label: &Label) -> Facts {
         Facts { label: Some(label.clone()), ..Facts::default() }
+    }
+
+    fn made(exchange: &Exchange) -> (Conversation, Label) {
+        let (about, class) = exchange.about.clone();
+        (Conversation::new(vec![Message::new(Role::User, about)]), Label::Class(class))
     }
 }
 
@@ -234,15 +309,25 @@ impl Shape for Steps {
     type Target = Vec<Step>;
     const NAME: &'static str = "an answer in steps";
     const ROWS: usize = 1;
+    const PLACES: &'static [&'static str] = &["answer"];
     const LEARNS: Learns = Learns::Steps;
 
     fn rows(context: &Conversation, steps: &Vec<Step>) -> Vec<Conversation> {
-        let parts = steps.iter().map(|step| crate::text::Part::Text(step.text.clone())).collect();
+        let parts = steps.iter().map(|step| Part::Text(step.text.clone())).collect();
         vec![answered(context, &[Message::new(Role::Assistant, parts)])]
     }
 
     fn facts(steps: &Vec<Step>) -> Facts {
         Facts { steps: steps.iter().map(|step| step.right).collect(), ..Facts::default() }
+    }
+
+    fn made(exchange: &Exchange) -> (Conversation, Vec<Step>) {
+        let step = |text: &str, right| Step { text: format!("{text}\n"), right };
+        let mut steps = vec![step(&exchange.right, true), step(&exchange.wrong, false)];
+        if exchange.odd {
+            steps.reverse();
+        }
+        (exchange.asked(), steps)
     }
 }
 
@@ -254,11 +339,18 @@ impl Shape for Prompts {
     type Target = ();
     const NAME: &'static str = "a question";
     const ROWS: usize = 1;
+    const PLACES: &'static [&'static str] = &["question"];
 
     fn rows(context: &Conversation, (): &()) -> Vec<Conversation> {
         vec![context.clone()]
     }
+
+    fn made(exchange: &Exchange) -> (Conversation, ()) {
+        (exchange.asked(), ())
+    }
 }
+
+impl Provides<Prompts> for Prompts {}
 
 /// The context, none of which is learned, and an answer.
 fn answered(context: &Conversation, answer: &[Message]) -> Conversation {

@@ -12,6 +12,8 @@ pub(crate) fn experiment(input: TokenStream) -> TokenStream {
     rules::check(&mut recipe);
     let errors = recipe.errors.0.iter().map(syn::Error::to_compile_error);
     let checks = recipe.slots.iter().filter_map(|slot| slot.component.as_ref()).map(checks);
+    let required = required(&recipe);
+    let generation = generation(&recipe);
     let parts: Vec<Part> = parts(&recipe);
     // Where the encoder is no encoder, its features have no type, and the compiler says so on the
     // path of the call: on the user's token it is the same message as that of the slot, shown once.
@@ -33,6 +35,8 @@ pub(crate) fn experiment(input: TokenStream) -> TokenStream {
         {
             #(#errors)*
             #(#checks)*
+            #required
+            #generation
             #editor
             let fits = #fits;
             #train
@@ -147,6 +151,35 @@ fn set(parameter: &Parameter) -> Option<TokenStream> {
 /// block is not evaluated by `cargo check`.
 fn checks(component: &Component) -> TokenStream {
     component.parameters.iter().map(|parameter| check(component, parameter)).collect()
+}
+
+/// An objective may have a parameter without a default. The other slots' components have none, and a part that is none at
+/// all would be refused twice.
+fn required(recipe: &Recipe) -> TokenStream {
+    let slot = recipe.slots.iter().find(|slot| slot.name == "objective");
+    let Some(component) = slot.and_then(|slot| slot.component.as_ref()) else { return TokenStream::new() };
+    let path = &component.path;
+    let names = component.parameters.iter().map(|parameter| parameter.name.to_string());
+    let at = path.clone().into_iter().next().map_or(Span::call_site(), |token| token.span());
+    let check = quote_spanned!(at=> ::firebrick::settings::check_required::<#path>(&[#(#names),*]));
+    quote!(const _: () = #check;)
+}
+
+/// Settings of the training loop that are about generated answers, beside an objective whose model may give none.
+fn generation(recipe: &Recipe) -> TokenStream {
+    const ABOUT_ANSWERS: [&str; 3] = ["eval_generate", "eval_shuffled_images", "max_new_tokens"];
+    let component = |name: &str| recipe.slots.iter().find(|slot| slot.name == name)?.component.as_ref();
+    let (Some(objective), Some(train)) = (component("objective"), component("train")) else {
+        return TokenStream::new();
+    };
+    let path = &objective.path;
+    let about = train.parameters.iter().filter(|p| ABOUT_ANSWERS.iter().any(|name| p.name == name));
+    about
+        .map(|parameter| {
+            let check = quote_spanned!(parameter.name.span()=> ::firebrick::recipe::check_generates::<#path>());
+            quote!(const _: () = #check;)
+        })
+        .collect()
 }
 
 /// The compiler marks the tokens of a call from its first to its last one. Both ends, of the path as

@@ -85,6 +85,9 @@ pub enum Start<'a> {
     Saved,
 }
 
+/// An adapter that can be switched off: every one but [`NoAdapter`], which there is nothing of.
+pub trait Removable: Adapter {}
+
 /// What a saved adapter must know of the model around it.
 #[derive(Clone, Debug, Default)]
 pub struct PeftContext {

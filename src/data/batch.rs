@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Encoded, Place};
+use super::{Encoded, Example, Place};
+use crate::example::Facts;
 
 /// The label of a position that is not learned.
 pub const IGNORE_INDEX: i32 = -100;
@@ -38,13 +39,17 @@ pub struct ImageSlot {
     pub start: usize,
     /// Number of positions.
     pub length: usize,
+    /// Which of the batch's images it is, in the order of `pixel_values`. Rows of one example share theirs.
+    pub image: usize,
 }
 
 /// Records side by side, padded.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
-    /// Number of records.
+    /// Number of rows.
     pub rows: usize,
+    /// Rows of one example; they follow one another.
+    pub rows_per_example: usize,
     /// Length of each row, padding included.
     pub length: usize,
     /// Token ids, `[rows, length]`.
@@ -55,18 +60,22 @@ pub struct Batch {
     pub starts: Vec<usize>,
     /// Per row, the position behind the last one that is not padding.
     pub ends: Vec<usize>,
-    /// The images of all rows, in the order of `pixel_values`.
+    /// The images of all rows, row by row.
     pub images: Vec<ImageSlot>,
     /// Normalized pixels, `[images, 3, height, width]`.
     pub pixel_values: Vec<f32>,
     /// Height and width of each image; `(0, 0)` in a batch without images.
     pub image_size: (usize, usize),
-    /// Where each record begins.
+    /// Per row, where its record begins.
     pub places: Vec<Place>,
-    /// The records' ids.
+    /// Per row, its record's id.
     pub ids: Vec<String>,
-    /// The records' numbers in the data set.
+    /// Per row, its record's number in the data set.
     pub indices: Vec<usize>,
+    /// Per example, what its record says besides; empty where nothing was asked.
+    pub facts: Vec<Facts>,
+    /// Rows of the same contexts, each with another example's answer; there where an objective asks for them.
+    pub mismatched: Option<Box<Batch>>,
 }
 
 impl Batch {
@@ -77,15 +86,35 @@ impl Batch {
         pairs.map(|(&id, &supervised)| if supervised { id } else { IGNORE_INDEX }).collect()
     }
 
+    /// Number of examples.
+    pub fn examples(&self) -> usize {
+        self.rows / self.rows_per_example.max(1)
+    }
+
+    /// Number of images, those that several rows share counted once.
+    pub fn num_images(&self) -> usize {
+        self.images.iter().map(|slot| slot.image + 1).max().unwrap_or(0)
+    }
+
     /// Number of tokens that enter the loss. A row's first token is never one: nothing precedes it.
     pub fn num_supervised(&self) -> usize {
-        (0..self.rows)
-            .map(|row| {
-                let tokens = self.range(row);
-                let targets = &self.supervised[tokens.start..tokens.end];
-                targets.iter().skip(1).filter(|&&supervised| supervised).count()
-            })
-            .sum()
+        (0..self.rows).map(|row| self.supervised_of(row)).sum()
+    }
+
+    /// As [`num_supervised`](Self::num_supervised), by the place of the row in its example.
+    pub fn supervised_by_place(&self) -> Vec<usize> {
+        let places = self.rows_per_example.max(1);
+        (0..places).map(|place| (place..self.rows).step_by(places).map(|row| self.supervised_of(row)).sum()).collect()
+    }
+
+    /// As [`num_supervised`](Self::num_supervised), row by row.
+    pub fn supervised_by_row(&self) -> Vec<usize> {
+        (0..self.rows).map(|row| self.supervised_of(row)).collect()
+    }
+
+    fn supervised_of(&self, row: usize) -> usize {
+        let tokens = self.range(row);
+        self.supervised[tokens].iter().skip(1).filter(|&&supervised| supervised).count()
     }
 
     /// Number of tokens without padding, image tokens included.
@@ -99,15 +128,30 @@ impl Batch {
     }
 }
 
-/// Puts records side by side.
+/// Puts examples side by side, all rows of one after another.
+pub fn collate_examples(examples: &[Example], padding: &Padding) -> Batch {
+    let rows: Vec<&Encoded> = examples.iter().flat_map(|example| &example.rows).collect();
+    let mut batch = side_by_side(&rows, padding);
+    batch.rows_per_example = rows.len() / examples.len().max(1);
+    batch.facts = examples.iter().map(|example| example.facts.clone()).collect();
+    batch
+}
+
+/// Puts rows side by side, each an example of its own.
 ///
 /// All images of one call have the same size, as one encoder's preprocessing yields them.
 pub fn collate(samples: &[Encoded], padding: &Padding) -> Batch {
+    side_by_side(&samples.iter().collect::<Vec<_>>(), padding)
+}
+
+fn side_by_side(samples: &[&Encoded], padding: &Padding) -> Batch {
     let rows = samples.len();
     let longest = samples.iter().map(|sample| sample.input_ids.len()).max().unwrap_or(0);
     let length = longest.next_multiple_of(padding.multiple_of.max(1));
+    let mut images = 0;
     let mut batch = Batch {
         rows,
+        rows_per_example: 1,
         length,
         input_ids: vec![padding.token as i32; rows * length],
         supervised: vec![false; rows * length],
@@ -127,10 +171,15 @@ pub fn collate(samples: &[Encoded], padding: &Padding) -> Batch {
             *slot = id as i32;
         }
         batch.supervised[range].copy_from_slice(&sample.supervised);
-        batch.images.extend(sample.image_positions.iter().map(|at| ImageSlot {
+        // Without pixels of its own, a row shows the images of the row before it.
+        let shown = sample.image_positions.len();
+        let first = if sample.pixel_values.is_empty() { images - shown.min(images) } else { images };
+        images = first + shown;
+        batch.images.extend(sample.image_positions.iter().enumerate().map(|(i, at)| ImageSlot {
             row,
             start: start + at.start,
             length: at.len(),
+            image: first + i,
         }));
         if !sample.image_positions.is_empty() {
             debug_assert!(batch.image_size == (0, 0) || batch.image_size == sample.image_size);

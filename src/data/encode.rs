@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{DataError, Place, Sample};
+use crate::example::{Facts, Learns, Shape, Supervised};
 use crate::image::{self, ImageProcessor};
 use crate::text::{
     ChatTemplate, Conversation, EncodedText, ImageTokens, Message, Rendered, Role, Tokenizer, encode_rendered,
@@ -111,6 +112,15 @@ pub struct Encoder {
 
 /// One record, ready to be put into a batch.
 #[derive(Clone, Debug, PartialEq)]
+pub struct Example {
+    /// Its rows.
+    pub rows: Vec<Encoded>,
+    /// What the record says besides.
+    pub facts: Facts,
+}
+
+/// One row of a record.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Encoded {
     /// Token ids, BOS and expanded image tokens included.
     pub input_ids: Vec<u32>,
@@ -118,7 +128,8 @@ pub struct Encoded {
     pub supervised: Vec<bool>,
     /// Token ranges of the images, in order.
     pub image_positions: Vec<Range<usize>>,
-    /// Normalized pixels of the images, `[images, 3, height, width]`.
+    /// Normalized pixels of the images, `[images, 3, height, width]`; empty where the row shows the images of the row
+    /// before it.
     pub pixel_values: Vec<f32>,
     /// Height and width of each image; `(0, 0)` without images.
     pub image_size: (usize, usize),
@@ -140,17 +151,44 @@ pub struct Prompt {
 }
 
 impl Encoder {
-    /// Renders and tokenizes a sample; images enter by their number of tokens and are not opened.
+    /// Renders and tokenizes the rows of a sample; images enter by their number of tokens and are not opened. A sample of
+    /// several rows is kept whole, truncated or skipped as its rows are, the worst of them deciding.
     ///
     /// # Errors
     /// [`DataError::NoVision`], [`DataError::Text`], [`DataError::NoSupervision`], and [`DataError::Overlong`] under
     /// [`Overlong::Error`].
-    pub fn encode_text(&self, sample: &Sample) -> Result<Outcome<EncodedText>, DataError> {
-        let rendered = self.template.render(&sample.conversation).map_err(|source| text(sample, source))?;
-        let encoded = self.tokenize(sample, &rendered, sample.images.len())?;
+    pub fn encode_text<S: Shape>(&self, sample: &Sample<S>) -> Result<Outcome<Vec<EncodedText>>, DataError> {
+        let mut rows = Vec::with_capacity(S::ROWS);
+        let mut longest = None;
+        for conversation in sample.rows() {
+            let images = conversation.image_count();
+            match self.encode_row(&conversation, images, S::LEARNS, &sample.place)? {
+                Outcome::Whole(row) => rows.push(row),
+                Outcome::Truncated { kept, tokens } => {
+                    rows.push(kept);
+                    longest = longest.max(Some(tokens));
+                }
+                Outcome::Skipped { reason, tokens } => return Ok(Outcome::Skipped { reason, tokens }),
+            }
+        }
+        Ok(match longest {
+            None => Outcome::Whole(rows),
+            Some(tokens) => Outcome::Truncated { kept: rows, tokens },
+        })
+    }
+
+    fn encode_row(
+        &self,
+        conversation: &Conversation,
+        images: usize,
+        learns: Learns,
+        place: &Place,
+    ) -> Result<Outcome<EncodedText>, DataError> {
+        let rendered = self.template.render(conversation).map_err(|source| text(place, source))?;
+        let encoded = self.tokenize(&rendered, images, place)?;
         let tokens = encoded.input_ids.len();
-        if !teaches(&encoded.supervised) {
-            return Err(DataError::NoSupervision { place: sample.place.clone(), tokens });
+        if learns != Learns::Row && !teaches(&encoded.supervised) {
+            return Err(DataError::NoSupervision { place: place.clone(), tokens });
         }
         if tokens <= self.max_length {
             return Ok(Outcome::Whole(encoded));
@@ -159,7 +197,7 @@ impl Encoder {
             Overlong::Truncate => Ok(truncate(encoded, self.max_length)),
             Overlong::Skip => Ok(Outcome::Skipped { reason: SkipReason::TooLong, tokens }),
             Overlong::Error => {
-                Err(DataError::Overlong { place: sample.place.clone(), tokens, max_length: self.max_length })
+                Err(DataError::Overlong { place: place.clone(), tokens, max_length: self.max_length })
             }
         }
     }
@@ -168,14 +206,55 @@ impl Encoder {
     ///
     /// # Errors
     /// As [`encode_text`](Self::encode_text), and [`DataError::Image`].
-    pub fn encode(&self, sample: &Sample, index: usize) -> Result<Outcome<Encoded>, DataError> {
+    pub fn encode<S: Shape>(&self, sample: &Sample<S>, index: usize) -> Result<Outcome<Example>, DataError> {
         Ok(match self.encode_text(sample)? {
-            Outcome::Whole(kept) => Outcome::Whole(self.with_pixels(sample, index, kept)?),
+            Outcome::Whole(kept) => Outcome::Whole(self.example(sample, index, kept)?),
             Outcome::Truncated { kept, tokens } => {
-                Outcome::Truncated { kept: self.with_pixels(sample, index, kept)?, tokens }
+                Outcome::Truncated { kept: self.example(sample, index, kept)?, tokens }
             }
             Outcome::Skipped { reason, tokens } => Outcome::Skipped { reason, tokens },
         })
+    }
+
+    fn example<S: Shape>(
+        &self,
+        sample: &Sample<S>,
+        index: usize,
+        texts: Vec<EncodedText>,
+    ) -> Result<Example, DataError> {
+        let mut rows: Vec<Encoded> = Vec::with_capacity(texts.len());
+        for encoded in texts {
+            // The rows of an example show the same images: one copy serves them all.
+            let shared = rows.last().is_some_and(|row| row.image_positions.len() == encoded.image_positions.len());
+            let image_size = rows.last().map_or((0, 0), |row| row.image_size);
+            let mut row = self.with_pixels(sample, index, encoded, !shared)?;
+            if shared {
+                row.image_size = image_size;
+            }
+            rows.push(row);
+        }
+        Ok(Example { rows, facts: S::facts(&sample.target) })
+    }
+
+    /// The context of record `index` with the answer of another record; `None` where the shape has no such rows or the row
+    /// would not fit.
+    ///
+    /// # Errors
+    /// As [`encode_text`](Self::encode_text), and [`DataError::Image`].
+    pub fn encode_mismatched<S: Shape>(
+        &self,
+        sample: &Sample<S>,
+        index: usize,
+        other: &S::Target,
+    ) -> Result<Option<Encoded>, DataError> {
+        let Some(conversation) = S::mismatched(&sample.conversation, other) else { return Ok(None) };
+        let images = conversation.image_count();
+        match self.encode_row(&conversation, images, S::LEARNS, &sample.place)? {
+            Outcome::Whole(row) | Outcome::Truncated { kept: row, .. } => {
+                Ok(Some(self.with_pixels(sample, index, row, true)?))
+            }
+            Outcome::Skipped { .. } => Ok(None),
+        }
     }
 
     /// Encodes record `index` up to where its last answer begins. `max_length` does not apply: what a prompt may
@@ -183,18 +262,19 @@ impl Encoder {
     ///
     /// # Errors
     /// [`DataError::NoVision`], [`DataError::NoAnswer`], [`DataError::Text`], [`DataError::Image`].
-    pub fn encode_prompt(&self, sample: &Sample, index: usize) -> Result<Prompt, DataError> {
-        let messages = &sample.conversation.messages;
+    pub fn encode_prompt<S: Shape>(&self, sample: &Sample<S>, index: usize) -> Result<Prompt, DataError> {
+        let shown = S::shown(&sample.conversation, &sample.target);
+        let messages = &shown.messages;
         let last = messages.iter().rposition(|message| message.role == Role::Assistant);
         let Some(last) = last else {
             return Err(DataError::NoAnswer { place: sample.place.clone(), turns: messages.len() });
         };
         let answer = messages[last].words();
-        let conversation = sample.conversation.up_to(last);
-        let prompt = self.template.render_prompt(&conversation).map_err(|source| text(sample, source))?;
+        let conversation = shown.up_to(last);
+        let prompt = self.template.render_prompt(&conversation).map_err(|source| text(&sample.place, source))?;
         let images = conversation.image_count();
-        let encoded = self.tokenize(sample, &Rendered::prompt(prompt), images)?;
-        Ok(Prompt { encoded: self.with_pixels(sample, index, encoded)?, answer })
+        let encoded = self.tokenize(&Rendered::prompt(prompt), images, &sample.place)?;
+        Ok(Prompt { encoded: self.with_pixels(sample, index, encoded, true)?, answer })
     }
 
     /// Encodes a conversation that is not a record, with images from these files, up to where its answer begins.
@@ -204,9 +284,10 @@ impl Encoder {
     pub fn encode_question(&self, conversation: &Conversation, images: &[PathBuf]) -> Result<Encoded, DataError> {
         let mut conversation = conversation.clone();
         conversation.messages.push(Message::text(Role::Assistant, ""));
-        let sample = Sample {
+        let sample = Sample::<Supervised> {
             id: String::new(),
             conversation,
+            target: (),
             images: images.to_vec(),
             dropped_leading: 0,
             place: Place { file: Path::new("--prompt").into(), line: 1 },
@@ -214,9 +295,9 @@ impl Encoder {
         Ok(self.encode_prompt(&sample, 0)?.encoded)
     }
 
-    fn tokenize(&self, sample: &Sample, rendered: &Rendered, images: usize) -> Result<EncodedText, DataError> {
+    fn tokenize(&self, rendered: &Rendered, images: usize, place: &Place) -> Result<EncodedText, DataError> {
         if rendered.text.len() > MOST_TEXT {
-            let (place, bytes) = (sample.place.clone(), rendered.text.len());
+            let (place, bytes) = (place.clone(), rendered.text.len());
             return Err(DataError::TooMuchText { place, bytes, most: MOST_TEXT });
         }
         let tokens = match &self.image {
@@ -227,15 +308,22 @@ impl Encoder {
                 apart: image.apart,
             },
             None if images > 0 => {
-                return Err(DataError::NoVision { place: sample.place.clone(), images });
+                return Err(DataError::NoVision { place: place.clone(), images });
             }
             None => ImageTokens::default(),
         };
-        encode_rendered(&self.tokenizer, rendered, &tokens).map_err(|source| text(sample, source))
+        encode_rendered(&self.tokenizer, rendered, &tokens).map_err(|source| text(place, source))
     }
 
-    fn with_pixels(&self, sample: &Sample, index: usize, encoded: EncodedText) -> Result<Encoded, DataError> {
-        let images = encoded.image_positions.len();
+    /// The row with its images' pixels, or without where the row before it has them.
+    fn with_pixels<S: Shape>(
+        &self,
+        sample: &Sample<S>,
+        index: usize,
+        encoded: EncodedText,
+        decodes: bool,
+    ) -> Result<Encoded, DataError> {
+        let images = if decodes { encoded.image_positions.len() } else { 0 };
         let mut pixel_values = Vec::new();
         let mut image_size = (0, 0);
         if let Some(image) = self.image.as_ref().filter(|_| images > 0) {
@@ -286,6 +374,6 @@ fn teaches(supervised: &[bool]) -> bool {
     supervised.iter().skip(1).any(|&s| s)
 }
 
-fn text(sample: &Sample, source: crate::text::TextError) -> DataError {
-    DataError::Text { place: sample.place.clone(), source: Box::new(source) }
+fn text(place: &Place, source: crate::text::TextError) -> DataError {
+    DataError::Text { place: place.clone(), source: Box::new(source) }
 }

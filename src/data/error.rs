@@ -13,6 +13,14 @@ use crate::text::TextError;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum DataError {
+    /// A record that the objective cannot learn from.
+    #[error("{place}: {reason}")]
+    Refused {
+        /// Where the record begins.
+        place: Place,
+        /// Why.
+        reason: String,
+    },
     /// No file was given.
     #[error("no data file was given; name one with `--data FILE` (.json or .jsonl)")]
     NoFiles,
@@ -288,6 +296,7 @@ impl DataError {
             | Self::NotAlternating { place, .. }
             | Self::ImageCount { place, .. }
             | Self::ImageMissing { place, .. }
+            | Self::Refused { place, .. }
             | Self::Image { place, .. }
             | Self::NoVision { place, .. }
             | Self::Text { place, .. }
@@ -323,6 +332,7 @@ impl DataError {
             Self::NoVision { .. } => "image without a vision encoder",
             Self::Text { .. } => "template or tokenizer",
             Self::NoSupervision { .. } => "no supervised token",
+            Self::Refused { .. } => "refused by the objective",
             Self::Overlong { .. } | Self::TooMuchText { .. } => "too long",
             Self::Workers { .. } | Self::WorkerPanicked { .. } | Self::WorkersGone { .. } => "data worker",
         }

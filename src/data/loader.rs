@@ -10,7 +10,9 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde::{Deserialize, Serialize};
 
-use super::{Batch, DataError, DataKind, Dataset, Encoded, Encoder, Outcome, Padding, Place, collate};
+use super::{
+    Batch, DataError, DataKind, Dataset, Encoder, Example, Outcome, Padding, Place, Sample, collate, collate_examples,
+};
 
 /// What is done with a record that is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -34,6 +36,8 @@ pub struct LoaderSettings {
     pub bad_record: BadRecord,
     /// How rows are brought to one length.
     pub padding: Padding,
+    /// Whether each batch is to have rows of mismatched context and answer beside it ([`Batch::mismatched`]).
+    pub mismatched: bool,
 }
 
 /// A record that was left out.
@@ -210,14 +214,18 @@ impl<K: DataKind> Worker<K> {
     fn load(&self, job: &Job) -> Result<LoadedBatch, DataError> {
         let mut loaded =
             LoadedBatch { position: job.position, batch: None, skipped: Vec::new(), truncated: 0, dropped_leading: 0 };
-        let mut rows: Vec<Encoded> = Vec::with_capacity(job.indices.len());
+        let mut examples: Vec<Example> = Vec::with_capacity(job.indices.len());
+        let mut samples = Vec::new();
         for &index in &job.indices {
             // The result of a stopped batch is never looked at.
             if self.stop.load(Ordering::Relaxed) {
                 break;
             }
             match (self.encode(index, &mut loaded), self.settings.bad_record) {
-                (Ok(Some(row)), _) => rows.push(row),
+                (Ok(Some((example, sample))), _) => {
+                    examples.push(example);
+                    samples.push(sample);
+                }
                 (Ok(None), _) => {}
                 (Err(error), BadRecord::Error) => return Err(error),
                 (Err(error), BadRecord::Skip) => loaded.skipped.push(Skipped {
@@ -228,17 +236,35 @@ impl<K: DataKind> Worker<K> {
                 }),
             }
         }
-        if !rows.is_empty() {
-            loaded.batch = Some(collate(&rows, &self.settings.padding));
+        if !examples.is_empty() {
+            let mut batch = collate_examples(&examples, &self.settings.padding);
+            if self.settings.mismatched {
+                batch.mismatched = self.mismatched(&samples, &batch)?;
+            }
+            loaded.batch = Some(batch);
         }
         Ok(loaded)
     }
 
+    /// Each context with the answer of the record before it, the first with the last one's.
+    fn mismatched(&self, samples: &[Sample<K::Shape>], batch: &Batch) -> Result<Option<Box<Batch>>, DataError> {
+        let mut rows = Vec::with_capacity(samples.len());
+        for (i, sample) in samples.iter().enumerate() {
+            let other = &samples[(i + samples.len() - 1) % samples.len()].target;
+            rows.extend(self.encoder.encode_mismatched(sample, batch.indices[i], other)?);
+        }
+        Ok((!rows.is_empty()).then(|| Box::new(collate(&rows, &self.settings.padding))))
+    }
+
     /// The record, or `None` where it was skipped on account of its length.
-    fn encode(&self, index: usize, loaded: &mut LoadedBatch) -> Result<Option<Encoded>, DataError> {
+    fn encode(
+        &self,
+        index: usize,
+        loaded: &mut LoadedBatch,
+    ) -> Result<Option<(Example, Sample<K::Shape>)>, DataError> {
         let sample = self.dataset.sample(index)?;
-        let row = match self.encoder.encode(&sample, index)? {
-            Outcome::Whole(row) => row,
+        let example = match self.encoder.encode(&sample, index)? {
+            Outcome::Whole(example) => example,
             Outcome::Truncated { kept, .. } => {
                 loaded.truncated += 1;
                 kept
@@ -251,7 +277,7 @@ impl<K: DataKind> Worker<K> {
             }
         };
         loaded.dropped_leading += sample.dropped_leading;
-        Ok(Some(row))
+        Ok(Some((example, sample)))
     }
 
     fn panicked(&self, job: &Job, panic: &(dyn Any + Send)) -> DataError {

@@ -31,13 +31,13 @@ mod tests;
 pub mod text;
 pub mod turns;
 
-pub use batch::{Batch, ImageSlot, PadSide, Padding, collate};
-pub use encode::{Encoded, Encoder, ImageEncoding, Outcome, Overlong, Prompt, SkipReason};
+pub use batch::{Batch, ImageSlot, PadSide, Padding, collate, collate_examples};
+pub use encode::{Encoded, Encoder, Example, ImageEncoding, Outcome, Overlong, Prompt, SkipReason};
 pub use error::DataError;
 pub use llava::LlavaData;
 pub use loader::{BadRecord, LoadedBatch, Loader, LoaderSettings, Skipped};
 pub use place::Place;
-pub use preflight::{Checked, check};
+pub use preflight::{Check, Checked, check};
 pub use reading::Reading;
 pub use row::Row;
 pub use sampler::Sampler;
@@ -46,6 +46,7 @@ pub use text::MessagesData;
 
 use std::path::PathBuf;
 
+use crate::example::{Shape, Supervised};
 use crate::settings::Component;
 use crate::text::{Conversation, Part};
 
@@ -89,6 +90,11 @@ pub trait DataKind: Component {
     /// What the records carry besides text: [`TextOnly`] or [`Images`].
     type Media: Media;
 
+    /// What one record consists of: [`Supervised`], [`Pairs`](crate::example::Pairs),
+    /// [`Unpaired`](crate::example::Unpaired), [`Labelled`](crate::example::Labelled), [`Steps`](crate::example::Steps)
+    /// or [`Prompts`](crate::example::Prompts).
+    type Shape: Shape;
+
     /// The fields that [`parse`](Self::parse) reads: `"id"` of the row, `"conversations[].from"` of the objects in a
     /// row's list. Public data sets carry extras: other fields are ignored, and the preflight lists them once.
     const FIELDS: &'static [&'static str];
@@ -102,17 +108,26 @@ pub trait DataKind: Component {
     ///
     /// # Errors
     /// A [`DataError`] that starts with `place`.
-    fn parse(&self, row: &Row, place: &Place) -> Result<Sample, DataError>;
+    fn parse(&self, row: &Row, place: &Place) -> Result<Sample<Self::Shape>, DataError>;
+
+    /// The row that [`parse`](Self::parse) would read this sample from, with which a recipe without data writes the records
+    /// that it makes up; `None` for a kind that is never without data.
+    fn to_row(&self, _sample: &Sample<Self::Shape>) -> Option<Row> {
+        None
+    }
 }
 
 /// One record, read: a conversation and the images it refers to, nothing of which is decoded yet.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Sample {
+pub struct Sample<S: Shape = Supervised> {
     /// The record's `id`. Left empty by a formatter where the row has none: [`Dataset::sample`] then puts the record's
     /// number, counted from 0.
     pub id: String,
-    /// The turns. Holds as many image parts as `images` has paths, in the same order.
+    /// The turns: all of them where they are what is learned, else those before the answers in `target`. Holds as many
+    /// image parts as `images` has paths, in the same order.
     pub conversation: Conversation,
+    /// What the record holds besides, such as two answers.
+    pub target: S::Target,
     /// The image files, in the order of the image parts. As the row names them when they come from a formatter, as
     /// found on disk when they come from [`Dataset::sample`].
     pub images: Vec<PathBuf>,
@@ -122,11 +137,17 @@ pub struct Sample {
     pub place: Place,
 }
 
-impl Sample {
-    /// Number of words of all turns, an image marker counting as one; never 0. LLaVA's measure of length for its
-    /// samplers, which order records before anything is tokenized.
+impl<S: Shape> Sample<S> {
+    /// The conversations that a model is shown of this record.
+    pub fn rows(&self) -> Vec<Conversation> {
+        S::rows(&self.conversation, &self.target)
+    }
+
+    /// Number of words of all turns of all rows, an image marker counting as one; never 0. LLaVA's measure of length for
+    /// its samplers, which order records before anything is tokenized.
     pub fn words(&self) -> usize {
-        let parts = self.conversation.messages.iter().flat_map(|message| &message.content);
+        let rows = self.rows();
+        let parts = rows.iter().flat_map(|row| &row.messages).flat_map(|message| &message.content);
         let words: usize = parts
             .map(|part| match part {
                 Part::Text(text) => text.split_whitespace().count(),

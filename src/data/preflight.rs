@@ -6,9 +6,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
+use sha2::{Digest, Sha256};
 
 use super::row::unknown_fields;
 use super::{DataError, DataKind, Dataset, Encoder, Outcome, Sample};
+use crate::example::{Facts, Shape};
 use crate::image;
 use crate::text::EncodedText;
 
@@ -35,7 +37,7 @@ pub struct Checked {
     pub dropped_leading: usize,
     /// Fields that no one reads, and how often they occur.
     pub ignored_fields: BTreeMap<String, usize>,
-    /// Per record, its number of tokens after truncation, image tokens included; 0 for one that is not trained on.
+    /// Per record, the number of tokens of its longest row after truncation, image tokens included; 0 for one that is not trained on.
     pub lengths: Vec<usize>,
     /// Per record, its number of words, negative where it has no image: what [`Sampler::epoch`](super::Sampler::epoch)
     /// takes; 0 for one that is not trained on.
@@ -46,6 +48,26 @@ pub struct Checked {
     pub image_tokens: usize,
     /// Images of all records.
     pub images: usize,
+    /// Per record that will be trained on, what it says besides its conversation; kept on request only.
+    pub facts: Vec<Facts>,
+    /// Per record, a hash of its tokens and masks; 0 for one that is not trained on.
+    encodings: Vec<u64>,
+}
+
+/// What is looked at.
+pub struct Check<'a> {
+    /// Whether images are decoded whole, or their headers read.
+    pub decode: bool,
+    /// Whether what records say is kept ([`Checked::facts`]).
+    pub keeps_facts: bool,
+    /// Whether the objective can learn from a record that says this; the reason where it cannot.
+    pub accepts: &'a (dyn Fn(&Facts) -> Result<(), String> + Sync),
+}
+
+impl Default for Check<'_> {
+    fn default() -> Self {
+        Self { decode: false, keeps_facts: false, accepts: &|_| Ok(()) }
+    }
 }
 
 impl Checked {
@@ -59,18 +81,24 @@ impl Checked {
         self.lengths.iter().sum()
     }
 
+    /// SHA-256 over the tokens and masks of all records, in hexadecimal: it changes with the records, the template, the
+    /// tokenizer, the length limit and what is learned.
+    pub fn encoding(&self) -> String {
+        let bytes: Vec<u8> = self.encodings.iter().flat_map(|hash| hash.to_le_bytes()).collect();
+        Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Per record, whether it has images.
     pub fn has_image(&self) -> impl Iterator<Item = bool> + '_ {
         self.signed_lengths.iter().map(|&length| length > 0)
     }
 }
 
-/// Reads, tokenizes and checks every record, on all threads. Of each image the header is read, or, with `decode`,
-/// all of it. `progress` is called now and then, from any thread, with the number of records done.
+/// Reads, tokenizes and checks every record, on all threads. `progress` is called now and then, from any thread, with the number of records done.
 pub fn check<K: DataKind>(
     dataset: &Dataset<K>,
     encoder: &Encoder,
-    decode: bool,
+    check: &Check<'_>,
     progress: impl Fn(usize) + Sync,
 ) -> Checked {
     let done = AtomicUsize::new(0);
@@ -79,7 +107,7 @@ pub fn check<K: DataKind>(
         .map(|piece| {
             let range = piece * PIECE..((piece + 1) * PIECE).min(dataset.len());
             let count = range.len();
-            let checked = check_range(dataset, encoder, decode, range);
+            let checked = check_range(dataset, encoder, check, range);
             progress(done.fetch_add(count, Ordering::Relaxed) + count);
             checked
         })
@@ -89,12 +117,18 @@ pub fn check<K: DataKind>(
     whole
 }
 
-fn check_range<K: DataKind>(dataset: &Dataset<K>, encoder: &Encoder, decode: bool, range: Range<usize>) -> Checked {
+fn check_range<K: DataKind>(
+    dataset: &Dataset<K>,
+    encoder: &Encoder,
+    check: &Check<'_>,
+    range: Range<usize>,
+) -> Checked {
     let mut checked = Checked::default();
     for index in range {
         checked.lengths.push(0);
         checked.signed_lengths.push(0);
-        if let Err(error) = check_record(dataset, encoder, decode, index, &mut checked) {
+        checked.encodings.push(0);
+        if let Err(error) = check_record(dataset, encoder, check, index, &mut checked) {
             *checked.problem_counts.entry(error.reason()).or_default() += 1;
             checked.keep(error);
         }
@@ -105,26 +139,34 @@ fn check_range<K: DataKind>(dataset: &Dataset<K>, encoder: &Encoder, decode: boo
 fn check_record<K: DataKind>(
     dataset: &Dataset<K>,
     encoder: &Encoder,
-    decode: bool,
+    check: &Check<'_>,
     index: usize,
     checked: &mut Checked,
 ) -> Result<(), DataError> {
     let row = dataset.row(index)?;
     unknown_fields(&row, K::FIELDS, |field| *checked.ignored_fields.entry(field).or_default() += 1);
     let sample = dataset.read(index, &row)?;
-    check_images(&sample, decode)?;
+    let facts = <K::Shape as Shape>::facts(&sample.target);
+    (check.accepts)(&facts).map_err(|reason| DataError::Refused { place: sample.place.clone(), reason })?;
+    check_images(&sample, check.decode)?;
     match encoder.encode_text(&sample)? {
         Outcome::Whole(kept) => checked.count(&sample, &kept),
         Outcome::Truncated { kept, .. } => {
             checked.truncated += 1;
             checked.count(&sample, &kept);
         }
-        Outcome::Skipped { reason, .. } => *checked.skipped.entry(reason.label()).or_default() += 1,
+        Outcome::Skipped { reason, .. } => {
+            *checked.skipped.entry(reason.label()).or_default() += 1;
+            return Ok(());
+        }
+    }
+    if check.keeps_facts {
+        checked.facts.push(facts);
     }
     Ok(())
 }
 
-fn check_images(sample: &Sample, decode: bool) -> Result<(), DataError> {
+fn check_images<S: Shape>(sample: &Sample<S>, decode: bool) -> Result<(), DataError> {
     let check = |path: &Path| match decode {
         true => image::decode(path).map(drop),
         false => image::probe(path).map(drop),
@@ -140,18 +182,23 @@ fn check_images(sample: &Sample, decode: bool) -> Result<(), DataError> {
 }
 
 impl Checked {
-    fn count(&mut self, sample: &Sample, encoded: &EncodedText) {
+    fn count<S: Shape>(&mut self, sample: &Sample<S>, rows: &[EncodedText]) {
         self.ok += 1;
         self.dropped_leading += sample.dropped_leading;
         if let Some(length) = self.lengths.last_mut() {
-            *length = encoded.input_ids.len();
+            *length = rows.iter().map(|row| row.input_ids.len()).max().unwrap_or(0);
         }
         if let Some(length) = self.signed_lengths.last_mut() {
             *length = sample.signed_length();
         }
-        self.supervised_tokens += encoded.num_supervised();
-        self.image_tokens += encoded.image_positions.iter().map(Range::len).sum::<usize>();
-        self.images += encoded.image_positions.len();
+        if let Some(hash) = self.encodings.last_mut() {
+            *hash = hash_rows(rows);
+        }
+        for row in rows {
+            self.supervised_tokens += row.num_supervised();
+            self.image_tokens += row.image_positions.iter().map(Range::len).sum::<usize>();
+        }
+        self.images += rows.first().map_or(0, |row| row.image_positions.len());
     }
 
     fn keep(&mut self, problem: DataError) {
@@ -174,7 +221,22 @@ impl Checked {
         self.supervised_tokens += next.supervised_tokens;
         self.image_tokens += next.image_tokens;
         self.images += next.images;
+        self.facts.extend(next.facts);
+        self.encodings.extend(next.encodings);
     }
+}
+
+/// The first 64 bits of a SHA-256 over tokens and masks, never 0.
+fn hash_rows(rows: &[EncodedText]) -> u64 {
+    let mut hasher = Sha256::new();
+    for row in rows {
+        hasher.update((row.input_ids.len() as u64).to_le_bytes());
+        row.input_ids.iter().for_each(|id| hasher.update(id.to_le_bytes()));
+        let mask: Vec<u8> = row.supervised.iter().map(|&learned| u8::from(learned)).collect();
+        hasher.update(mask);
+    }
+    let digest = hasher.finalize();
+    digest.iter().take(8).fold(0, |hash, &byte| hash << 8 | u64::from(byte)).max(1)
 }
 
 fn add<Key: Ord>(to: &mut BTreeMap<Key, usize>, from: BTreeMap<Key, usize>) {

@@ -70,7 +70,7 @@ impl<K: DataKind> Dataset<K> {
     ///
     /// # Panics
     /// Where `index` is not below [`len`](Self::len).
-    pub fn sample(&self, index: usize) -> Result<Sample, DataError> {
+    pub fn sample(&self, index: usize) -> Result<Sample<K::Shape>, DataError> {
         self.read(index, &self.row(index)?)
     }
 
@@ -78,7 +78,7 @@ impl<K: DataKind> Dataset<K> {
     ///
     /// # Errors
     /// As [`sample`](Self::sample).
-    pub fn read(&self, index: usize, row: &Row) -> Result<Sample, DataError> {
+    pub fn read(&self, index: usize, row: &Row) -> Result<Sample<K::Shape>, DataError> {
         let mut sample = self.kind.parse(row, &self.place(index))?;
         if sample.id.is_empty() {
             sample.id = index.to_string();

@@ -69,5 +69,14 @@ pub fn split_images(text: &str) -> Vec<Part> {
     parts
 }
 
+/// A turn's text with an `<image>` marker for each image: the inverse of [`split_images`].
+pub fn join_images(parts: &[Part]) -> String {
+    let written = parts.iter().map(|part| match part {
+        Part::Text(text) => text.as_str(),
+        Part::Image => IMAGE_MARKER,
+    });
+    written.collect()
+}
+
 /// What stands for a picture in the text of a LLaVA record.
 pub const IMAGE_MARKER: &str = "<image>";

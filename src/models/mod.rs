@@ -74,6 +74,11 @@ pub trait CausalLm: Module + ModuleDisplay + Sync {
     /// The token table.
     fn token_table_mut(&mut self) -> &mut Embedding;
 
+    /// The same model without its language-model head, for one that yields scores. [`head`](Self::head) is then not asked.
+    fn without_head(self) -> Self {
+        self
+    }
+
     /// Adds rows to the token table and the head until they have `rows`; new rows are the mean of the old ones.
     fn grow_vocabulary(self, rows: usize) -> Self;
 

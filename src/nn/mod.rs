@@ -25,7 +25,7 @@ pub use attention::{AttentionSpec, KvCache, LayerCache, SequenceLayout, attentio
 pub use embedding::{Embedding, TRAINED_ROWS, TrainedRows};
 pub(crate) use linear::linear;
 pub use linear::{AdapterSlot, Linear, LinearAdapter};
-pub use loss::{TokenStats, token_log_probs, token_stats};
+pub use loss::{Spread, TokenStats, logits, mean_logits, normalizers, spread, token_log_probs, token_stats};
 pub use norm::{LayerNorm, RmsNorm};
 pub(crate) use norm::{cast_to, to_f32};
 pub use rope::{Rope, RopeConfig, RopeScaling};

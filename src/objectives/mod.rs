@@ -1,7 +1,19 @@
 //! Losses: one folder each. They know no model; they receive log-probabilities, scores or logits.
 
+mod host;
 mod signal;
+#[cfg(all(test, feature = "cpu"))]
+mod testing;
 
+pub mod apo_zero_unpaired;
+pub mod bco;
+pub mod classification;
+pub mod cost_model;
+pub mod gkd;
+pub mod kto;
+pub mod process_reward;
+pub mod reward_distillation;
+pub mod reward_model;
 pub mod sft;
 
 use crate::example::{Facts, Label, Shape};
@@ -11,6 +23,15 @@ use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+pub use apo_zero_unpaired::ApoZeroUnpaired;
+pub use bco::Bco;
+pub use classification::{ClassWeights, Classification};
+pub use cost_model::CostModel;
+pub use gkd::Gkd;
+pub use kto::Kto;
+pub use process_reward::ProcessReward;
+pub use reward_distillation::RewardDistillation;
+pub use reward_model::{RewardModel, RewardModelMargin};
 pub use sft::Sft;
 pub use signal::{Distributions, SequenceScores, TokenLogProbs, TokenScores, Wants};
 
@@ -50,6 +71,15 @@ pub trait Objective: Component {
         false
     }
 
+    /// Whether it can learn from a record that says this; the reason where it cannot, in the words that follow the record's
+    /// place.
+    ///
+    /// # Errors
+    /// The reason.
+    fn accepts(&self, _facts: &Facts) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Whether [`begin`](Self::begin) needs to see the facts of all training records.
     fn wants_facts(&self) -> bool {
         false
@@ -62,6 +92,11 @@ pub trait Objective: Component {
     /// The loss of one micro-batch as its share of the whole optimizer step's loss, so that gradients of micro-batches
     /// add up to those of one large batch.
     fn loss(&self, inputs: Inputs<'_, Self::Signal>, step: &StepTotals, state: &mut State) -> Loss;
+
+    /// Metrics that are the difference of two others, taken after those were joined.
+    fn differences(&self) -> &'static [Difference] {
+        &[]
+    }
 
     /// Metrics over a whole evaluation that are no means, from all its observations.
     fn summarise(&self, _observations: &[Observation]) -> Vec<(Cow<'static, str>, f64)> {
@@ -220,4 +255,16 @@ impl Metric {
         }
         Self { name: name.into(), sum, weight }
     }
+}
+
+/// A metric that is the difference of two means which may count different rows, so that it is no mean itself. There where
+/// both of them are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The name in the logs, for example `rewards/margins`.
+    pub name: &'static str,
+    /// The name of the mean that is taken whole.
+    pub of: &'static str,
+    /// The name of the mean that is taken away from it.
+    pub less: &'static str,
 }

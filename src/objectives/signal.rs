@@ -113,6 +113,15 @@ pub struct SequenceScores {
     pub values: Tensor<2>,
 }
 
+impl SequenceScores {
+    /// The one score of each chosen and of each rejected row, differentiable. # Shapes: `[pairs]` each.
+    pub fn pairs(&self) -> [Tensor<1>; 2] {
+        let pairs = self.values.dims()[0] / 2;
+        let sides = self.values.clone().reshape([pairs, 2]);
+        [0, 1].map(|side| sides.clone().narrow(1, side, 1).reshape([pairs]))
+    }
+}
+
 /// The scores of a token head, read at the last token of each step.
 #[derive(Clone, Debug)]
 pub struct TokenScores {

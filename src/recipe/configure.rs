@@ -2,20 +2,23 @@
 //! nothing.
 
 use super::experiment::Parts;
+use super::opened::has_vision;
 use super::{Arguments, ImageSettings, RecipeError, adapter_file, making};
-use crate::adapters::Adapter;
+use crate::adapters::{Adapter, NoAdapter};
 use crate::data::{DataKind, Reading};
 use crate::models::LanguageModel;
 use crate::objectives::Objective;
 use crate::projector::Projector;
-use crate::settings::{Component, Given, Origin, Resolved, Resolver, Section};
-use crate::trainer::Train;
+use crate::settings::{Given, Origin, Resolved, Resolver, Section};
+use crate::trainer::anchor::AnchorPlan;
+use crate::trainer::{GENERATION_ONLY, Reference, Signal, Train};
 use crate::vision::VisionEncoder;
 use serde_json::{Value, json};
+use std::any::TypeId;
 use std::path::Path;
 
 /// The typed settings, and where each value comes from.
-pub(super) struct Configured<M, A, V, P, O, D> {
+pub(super) struct Configured<M, A, V, P, O, D, R> {
     pub resolved: Resolved,
     pub model: M,
     pub adapter: A,
@@ -25,23 +28,25 @@ pub(super) struct Configured<M, A, V, P, O, D> {
     pub data: D,
     pub reading: Reading,
     pub image: ImageSettings,
+    pub reference: R,
     pub train: Train,
 }
 
-impl<M, A, V, P, O, D> Configured<M, A, V, P, O, D>
+impl<M, A, V, P, O, D, R> Configured<M, A, V, P, O, D, R>
 where
     M: LanguageModel,
     A: Adapter,
     V: VisionEncoder,
     P: Projector,
-    O: Objective,
+    O: Objective<Signal: Signal>,
     D: DataKind,
+    R: Reference,
 {
     /// Joins defaults, recipe, file and command line, in this order.
     ///
     /// # Errors
     /// [`RecipeError`] with the key, its value and the valid ones; also where an option or a setting would do nothing.
-    pub fn new<R: Component>(parts: &Parts<M, A, V, P, O, D, R>, arguments: &Arguments) -> Result<Self, RecipeError> {
+    pub fn new(parts: &Parts<M, A, V, P, O, D, R>, arguments: &Arguments) -> Result<Self, RecipeError> {
         refuse_idle_options(arguments)?;
         let mut resolver = Resolver::new(vec![
             Section::of::<M>("model"),
@@ -66,7 +71,7 @@ where
             resolver = resolver.file(file)?;
         }
         let mut resolved = resolver.command_line(&arguments.assignments())?.finish();
-        derive::<A>(&mut resolved, arguments)?;
+        derive::<A>(&mut resolved, arguments, has_vision::<V>())?;
         let data: D = resolved.section("data")?;
         let configured = Self {
             model: resolved.section("model")?,
@@ -75,14 +80,78 @@ where
             projector: resolved.section("projector")?,
             objective: resolved.section("objective")?,
             image: resolved.section("image")?,
+            reference: resolved.section("reference")?,
             train: resolved.section("train")?,
             reading: data.reading(),
             data,
             resolved,
         };
         refuse_idle_settings::<A>(&configured.resolved, &configured.train, arguments)?;
+        if !<O::Signal as Signal>::GENERATES {
+            refuse_generation(&configured.resolved)?;
+        }
+        configured.check_reference()?;
         Ok(configured)
     }
+
+    /// Where the reference comes from.
+    pub fn anchor(&self) -> AnchorPlan {
+        self.reference.plan(self.objective.compares(), has_adapter::<A>())
+    }
+
+    /// Objective and reference, as far as their types leave it to their settings.
+    fn check_reference(&self) -> Result<(), RecipeError> {
+        let (name, plan) = (O::NAME, self.anchor());
+        let refused = |text: String| Err(RecipeError::Usage(text));
+        match (&plan, self.objective.compares()) {
+            (AnchorPlan::None, true) => refused(format!(
+                "{name} with these settings compares with a reference policy, but there is none; set reference.kind=auto, or \
+                 choose a loss that compares with nothing"
+            )),
+            (AnchorPlan::None, false) => Ok(()),
+            (_, false) => refused(format!(
+                "{name} with these settings compares with nothing, so that a reference policy would be ignored; leave the \
+                 reference out (reference.kind=none)"
+            )),
+            (AnchorPlan::AdapterOff, true) if !has_adapter::<A>() => refused(
+                "reference.kind is adapter_off, but there is no adapter to switch off; take frozen_copy, or a recipe with an \
+                 adapter"
+                    .to_owned(),
+            ),
+            (AnchorPlan::Stored { .. }, true) if self.objective.compares_mismatched() => refused(format!(
+                "{name} asks the reference about answers to other questions, which are not stored; take another reference"
+            )),
+            (AnchorPlan::Stored { .. }, true) if !<O::Signal as Signal>::STORES => refused(format!(
+                "{name} reads whole distributions of the reference, which are not stored; take reference: FrozenCopy"
+            )),
+            _ if self.objective.compares_mismatched() && self.train.per_device_train_batch_size < 2 => {
+                refused(format!(
+                    "{name} estimates the KL by giving each question another one's answer, for which a batch needs two records; \
+                     train.per_device_train_batch_size is 1: raise it"
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether the slot `adapter` is filled.
+pub(super) fn has_adapter<A: Adapter>() -> bool {
+    TypeId::of::<A>() != TypeId::of::<NoAdapter>()
+}
+
+/// Settings of generation that were typed for a model that yields scores.
+fn refuse_generation(resolved: &Resolved) -> Result<(), RecipeError> {
+    for key in GENERATION_ONLY {
+        let key = format!("train.{key}");
+        let typed = resolved.setting(&key).is_some_and(|s| matches!(s.origin, Origin::CommandLine | Origin::File(_)));
+        if typed {
+            return Err(RecipeError::Usage(format!(
+                "{key} is about generated answers, but this recipe's model yields scores and generates none; leave it out"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Options that would do nothing without another one.
@@ -102,7 +171,7 @@ fn refuse_idle_options(arguments: &Arguments) -> Result<(), RecipeError> {
 }
 
 /// Settings that follow from others: what a made model needs, and what an adapter implies.
-fn derive<A: Adapter>(resolved: &mut Resolved, arguments: &Arguments) -> Result<(), RecipeError> {
+fn derive<A: Adapter>(resolved: &mut Resolved, arguments: &Arguments, sees: bool) -> Result<(), RecipeError> {
     if arguments.model.is_none() {
         let own_data = !arguments.data.is_empty();
         // What cannot be merged is trained alone: a whole model could not be saved with it.
@@ -111,7 +180,7 @@ fn derive<A: Adapter>(resolved: &mut Resolved, arguments: &Arguments) -> Result<
                 .iter()
                 .any(|part| key.strip_prefix("train.").is_some_and(|rest| rest.starts_with(part)))
         };
-        for (key, value) in making::training(own_data).into_iter().filter(|(key, _)| A::MERGES || !parts(key)) {
+        for (key, value) in making::training(own_data, sees).into_iter().filter(|(key, _)| A::MERGES || !parts(key)) {
             derive_default(resolved, key, value, "the made model is random")?;
         }
     }

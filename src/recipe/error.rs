@@ -49,6 +49,9 @@ pub enum RecipeError {
     /// A run that cannot go on.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// Stored log-probabilities of a reference that cannot be used.
+    #[error(transparent)]
+    Stored(#[from] crate::trainer::anchor::StoredError),
     /// A checkpoint of another family than the recipe's.
     #[error("{}: model_type is {found}, but `{slot}: {component}` reads {reads}; {advice}", file.display())]
     Family {

@@ -9,7 +9,8 @@ use crate::trainer::Train;
 use crate::vision::NoVision;
 
 use super::run::Runner;
-use super::slots::{DefaultImageData, DefaultObjective, DefaultTextData, Fits, NoReference, Unwritten};
+use super::slots::{DefaultImageData, DefaultObjective, DefaultTextData, Fits, Unwritten};
+use crate::trainer::NoReference;
 
 /// A whole experiment, ready to run. Its structure is its type; its values are what the recipe says
 /// about each part, to be joined with files and the command line when it runs.

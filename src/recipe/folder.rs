@@ -2,7 +2,8 @@
 
 use super::opened::has_vision;
 use super::parts::{PROJECTOR_FILES, local_tower, tower_folder};
-use super::{RecipeError, fetch};
+use super::{RecipeError, fetch, head};
+use crate::objectives::Head;
 use crate::checkpoint::hub::Wanted;
 use crate::checkpoint::{CheckpointError, JsonFile};
 use crate::image::{AspectRatio, ImageProcessor};
@@ -47,6 +48,10 @@ pub struct ModelFolder {
     pub(super) wanted: Wanted,
     /// Whether the tower was named by the user, and is another one than the folder's own.
     pub(super) other_tower: bool,
+    /// The head that yields scores which the folder has.
+    own_head: Option<Head>,
+    /// The head that the recipe asks for, where it has a say.
+    head_asked: Option<Option<Head>>,
     /// What a projector from elsewhere was trained on: fields of `config.json` that say which features.
     pub(super) trained_on: Map<String, Value>,
 }
@@ -75,6 +80,8 @@ impl ModelFolder {
             // Fields of the original code, which this library writes into transformers' folders too.
             start_end: fields.bool_or(START_END, false)?,
             apart: fields.bool_or(APART, false)?,
+            own_head: head::of_config(config.value()),
+            head_asked: None,
             layout: match config.value()["model_type"].as_str() {
                 Some("llava") => Layout::Composed,
                 _ => Layout::Plain,
@@ -140,6 +147,26 @@ impl ModelFolder {
         }
         self.take(original);
         Ok(self)
+    }
+
+    /// Gives the model the head that an objective reads, or none; what the folder has must agree.
+    ///
+    /// # Errors
+    /// [`RecipeError::Structure`] with both heads.
+    pub fn with_head(mut self, asked: Option<Head>) -> Result<Self, RecipeError> {
+        head::agree(&self.dir, self.own_head, asked)?;
+        self.head_asked = Some(asked);
+        Ok(self)
+    }
+
+    /// The head that yields scores which the model gets.
+    pub fn head(&self) -> Option<Head> {
+        self.head_asked.unwrap_or(self.own_head)
+    }
+
+    /// Whether the folder holds the head's weights.
+    pub(super) fn holds_head(&self) -> bool {
+        self.own_head.is_some()
     }
 
     /// Whether the model was put together from several folders, so that none of them alone is its base.

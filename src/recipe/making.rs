@@ -4,6 +4,7 @@ use super::RecipeError;
 use super::made::{MadeData, MadeModel, MadeTraining, write_data, write_model};
 use super::tools::CHECKPOINTS_OWN;
 use crate::data::{DataKind, Dataset};
+use crate::example::Shape;
 use crate::image::probe;
 use crate::text::ChatTemplate;
 use serde_json::{Value, json};
@@ -28,7 +29,7 @@ impl Scratch {
 }
 
 /// Settings that a made model learns well with: key and value.
-pub fn training(own_data: bool) -> Vec<(&'static str, Value)> {
+pub fn training(own_data: bool, sees: bool) -> Vec<(&'static str, Value)> {
     let made = if own_data { MadeTraining::for_own_data() } else { MadeTraining::for_pictures() };
     let mut settings = vec![
         ("train.num_train_epochs", json!(made.num_train_epochs)),
@@ -38,10 +39,12 @@ pub fn training(own_data: bool) -> Vec<(&'static str, Value)> {
         ("train.warmup_ratio", json!(made.warmup_ratio)),
         ("train.max_grad_norm", json!(made.max_grad_norm)),
         ("train.eval_on_start", json!(true)),
-        ("train.eval_shuffled_images", json!(true)),
         ("train.max_new_tokens", json!(24)),
         ("train.per_device_eval_batch_size", json!(60)),
     ];
+    if sees {
+        settings.push(("train.eval_shuffled_images", json!(true)));
+    }
     for (part, training) in
         [("vision_tower", made.vision_tower), ("projector", made.projector), ("language_model", made.language_model)]
     {
@@ -62,9 +65,14 @@ pub fn training(own_data: bool) -> Vec<(&'static str, Value)> {
 ///
 /// # Errors
 /// [`RecipeError::Made`].
-pub fn data(dir: &Path, seed: u64) -> Result<MadeData, RecipeError> {
+pub fn data<K: DataKind>(dir: &Path, kind: &K, seed: u64) -> Result<MadeData, RecipeError> {
     std::fs::create_dir_all(dir).map_err(RecipeError::io(dir))?;
-    Ok(write_data(dir, seed, MadeTraining::TRAIN_RECORDS, MadeTraining::EVAL_RECORDS)?)
+    Ok(write_data(dir, kind, seed, train_records::<K>(), MadeTraining::EVAL_RECORDS)?)
+}
+
+/// Training records that are made: a record of several rows counts as many.
+pub fn train_records<K: DataKind>() -> usize {
+    MadeTraining::TRAIN_RECORDS / K::Shape::ROWS
 }
 
 /// The data that a made model must fit.
@@ -82,7 +90,13 @@ const PROBED: usize = 64;
 ///
 /// # Errors
 /// [`RecipeError::Data`] of a record that cannot be read, [`RecipeError::Made`].
-pub fn model<K: DataKind>(dir: &Path, kind: &K, texts: &Texts<'_>, seed: u64) -> Result<PathBuf, RecipeError> {
+pub fn model<K: DataKind>(
+    dir: &Path,
+    kind: &K,
+    texts: &Texts<'_>,
+    seed: u64,
+    sees: bool,
+) -> Result<PathBuf, RecipeError> {
     let dataset = Dataset::open(kind.clone(), texts.data, texts.images)?;
     // A made model has no template of its own.
     let name = kind.reading().template.filter(|name| name != CHECKPOINTS_OWN);
@@ -92,9 +106,7 @@ pub fn model<K: DataKind>(dir: &Path, kind: &K, texts: &Texts<'_>, seed: u64) ->
     for index in 0..dataset.len() {
         // A record that cannot be read is the preflight's to report, with all the others.
         let Ok(sample) = dataset.sample(index) else { continue };
-        if let Ok(rendered) = template.render(&sample.conversation) {
-            lines.push(rendered.text);
-        }
+        lines.extend(sample.rows().iter().filter_map(|row| Some(template.render(row).ok()?.text)));
         if sizes.len() < PROBED {
             sizes.extend(sample.images.iter().filter_map(|path| probe(path).ok()));
         }
@@ -103,7 +115,7 @@ pub fn model<K: DataKind>(dir: &Path, kind: &K, texts: &Texts<'_>, seed: u64) ->
         Some((width, height)) => MadeModel::for_images(width as usize, height as usize),
         None => MadeModel::for_pictures(),
     };
-    write_model(dir, &spec, lines.into_iter(), seed)?;
+    write_model(dir, &spec, lines.into_iter(), seed, sees)?;
     Ok(dir.to_owned())
 }
 

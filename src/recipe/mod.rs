@@ -6,6 +6,8 @@ mod configure;
 mod error;
 mod experiment;
 mod fetch;
+mod head;
+mod reference;
 mod folder;
 pub mod made;
 mod making;
@@ -34,9 +36,9 @@ pub use shape::{Shape, WeightType};
 #[doc(hidden)]
 pub use slots::refused;
 pub use slots::{
-    DefaultImageData, DefaultObjective, DefaultTextData, Fits, NoReference, Reference, Suits, Unwritten, fits,
-    fits_train,
+    DefaultImageData, DefaultObjective, DefaultTextData, Fits, Suits, Teaches, Unwritten, check_generates, fits, fits_train,
 };
+pub use crate::trainer::{NoReference, Reference};
 
 crate::component! {
     /// How images are brought to the encoder's size.

@@ -2,14 +2,14 @@
 
 use super::folder::ModelFolder;
 use super::parts::{load_projector, load_tower};
-use super::{RecipeError, start_end};
+use super::{RecipeError, head, start_end};
 use crate::checkpoint::{CheckpointError, Fields, Rename, Shards, bridge};
 use crate::image::ImageProcessor;
 use crate::models::{CausalLm, LanguageModel};
 use crate::projector::Projector;
 use crate::text::Tokenizer;
 use crate::vision::{NoVision, VisionEncoder, VisionTower};
-use crate::vlm::{IGNORED, Layout, Part, Vlm};
+use crate::vlm::{IGNORED, Layout, Part, SCORE, Vlm};
 use burn::tensor::Device;
 use std::any::TypeId;
 use std::path::Path;
@@ -72,7 +72,14 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
         refuse_projector::<P>(&folder.config.fields()?)?;
         let text = folder.text_config();
         check_type::<M>(&text.fields()?)?;
-        let language_model = model.build(&text.fields()?, device)?;
+        let mut language_model = model.build(&text.fields()?, device)?;
+        let score = folder.head().map(|asked| {
+            let range = if text.value()["initializer_range"].is_null() { folder.config.value() } else { text.value() };
+            head::fresh(asked, language_model.hidden_size(), range, device)
+        });
+        if score.is_some() {
+            language_model = language_model.without_head();
+        }
         let vision_config = folder.vision_config();
         if has_vision::<V>() {
             check_tower::<V>(&vision_config.fields()?)?;
@@ -81,7 +88,7 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
         folder.check_features(&tower)?;
         let own = V::default().build(&vision_config.fields()?, &folder.root().fields()?, device)?;
         let altered = folder.is_altered() || own.root_config() != tower.root_config();
-        let head = projector.build(tower.width(), language_model.hidden_size(), device)?;
+        let projector_model = projector.build(tower.width(), language_model.hidden_size(), device)?;
         if let Some(width) = folder.original.as_ref().and_then(|o| o.mm_hidden_size).filter(|w| *w != tower.width()) {
             return Err(RecipeError::Structure {
                 dir: folder.dir.clone(),
@@ -115,7 +122,13 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
         }
         let vocab_rows = rows.max(ids);
         Ok(Self {
-            model: Vlm { vision_tower: tower, multi_modal_projector: head, language_model, virtual_tokens: None },
+            model: Vlm {
+                vision_tower: tower,
+                multi_modal_projector: projector_model,
+                language_model,
+                score,
+                virtual_tokens: None,
+            },
             tokenizer,
             processor,
             image_token,
@@ -166,7 +179,7 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
         let rules = model.renaming(layout);
         let pairs = rules.pairs();
         let mut ignore: Vec<&str> = IGNORED.to_vec();
-        if folder.text_config().value()["tie_word_embeddings"] == true {
+        if folder.text_config().value()["tie_word_embeddings"] == true || folder.head().is_some() {
             ignore.extend(["lm_head.weight", "language_model.lm_head.weight"]);
         }
         if folder.other_tower {
@@ -180,6 +193,7 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
         }
         let key = |name: &str| match Part::of(name) {
             Part::VisionTower if !tower_inside => None,
+            _ if name.starts_with(SCORE) && !folder.holds_head() => None,
             Part::Projector if layout == Layout::Plain || folder.projector.is_some() => None,
             _ => model.file_key(name, layout),
         };

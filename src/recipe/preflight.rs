@@ -1,9 +1,8 @@
 //! Everything that can be checked before a weight is read, and what `--dry-run` shows of it.
 
 use super::RecipeError;
-use crate::data::{BadRecord, Checked, DataKind, Dataset, Encoder, check};
+use crate::data::{BadRecord, Check, Checked, DataKind, Dataset, Encoder, check};
 use crate::nn::params::ParamInfo;
-use crate::text::Part;
 use crate::trainer::progress::Progress;
 use burn::module::Module;
 use owo_colors::OwoColorize;
@@ -18,11 +17,11 @@ pub fn check_records<K: DataKind>(
     dataset: &Dataset<K>,
     encoder: &Encoder,
     bad_record: BadRecord,
-    decode: bool,
+    how: &Check<'_>,
 ) -> Result<Checked, RecipeError> {
-    let progress = decode.then(|| Progress::work(dataset.len() as u64, "decoding images"));
+    let progress = how.decode.then(|| Progress::work(dataset.len() as u64, "decoding images"));
     let done = std::sync::atomic::AtomicUsize::new(0);
-    let checked = check(dataset, encoder, decode, |now| {
+    let checked = check(dataset, encoder, how, |now| {
         let before = done.swap(now, std::sync::atomic::Ordering::Relaxed);
         if let Some(progress) = &progress {
             progress.inc(now.saturating_sub(before) as u64);
@@ -85,7 +84,7 @@ pub fn describe(label: &str, checked: &Checked, records: usize) -> Vec<String> {
 pub fn show_sample<K: DataKind>(dataset: &Dataset<K>, encoder: &Encoder, checked: &Checked) -> Option<String> {
     let index = checked.lengths.iter().position(|&l| l > 0)?;
     let sample = dataset.sample(index).ok()?;
-    let rendered = encoder.template.render(&sample.conversation).ok()?;
+    let rendered = encoder.template.render(sample.rows().first()?).ok()?;
     let mut text = format!("{} as the model sees it (learned: ", sample.place);
     // Without colour, brackets show the same.
     let coloured = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -102,7 +101,7 @@ pub fn show_sample<K: DataKind>(dataset: &Dataset<K>, encoder: &Encoder, checked
     }
     text.push_str(&rendered.text[at..]);
     let images =
-        sample.conversation.messages.iter().flat_map(|m| &m.content).filter(|p| matches!(p, Part::Image)).count();
+        sample.conversation.image_count();
     if let (Some(image), true) = (&encoder.image, images > 0) {
         let _ = write!(
             text,

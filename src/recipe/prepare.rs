@@ -3,25 +3,27 @@
 
 use super::configure::Configured;
 use super::folder::ModelFolder;
-use super::opened::Opened;
+use super::opened::{Opened, has_vision};
 use super::run_folder::Inputs;
 use super::{Arguments, RecipeError, adapter_file, making, preflight, tools};
 use crate::adapters::{Adapter, Start};
 use crate::checkpoint::Shards;
 use crate::checkpoint::hub::Wanted;
-use crate::data::{Checked, DataKind, Dataset, Encoder, LoaderSettings, PadSide, Padding, Sampler};
+use crate::data::{Check, Checked, DataKind, Dataset, Encoder, LoaderSettings, Media, PadSide, Padding, Sampler};
 use crate::device::Chosen;
+use crate::example::Facts;
 use crate::generation::Stop;
 use crate::models::{CausalLm, LanguageModel};
 use crate::objectives::Objective;
 use crate::projector::Projector;
 use crate::text::check_end_of_turn;
-use crate::trainer::{EvalData, Plan, Train, TrainData};
+use crate::trainer::{EvalData, Plan, Reference, Signal, Train, TrainData};
 use crate::vision::VisionEncoder;
-use crate::vlm::{Layout, Part};
+use crate::vlm::{Layout, Part, SCORE};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,12 +36,25 @@ pub(super) struct Prepared<M: LanguageModel, V: VisionEncoder, P: Projector, D: 
     pub opened: Opened<M, V, P>,
     pub data: TrainData<D>,
     pub eval: Option<EvalData<D>>,
+    /// What the training records say, where the objective wants to see it.
+    pub facts: Vec<Facts>,
+    /// What stored log-probabilities of the training data, and of the held-out data, must belong to.
+    pub fingerprints: Fingerprints,
     /// What the preflight said, a line each.
     pub notes: Vec<String>,
     /// Records that the preflight took out of training, by reason.
     pub left_out: BTreeMap<String, usize>,
     /// What the run was started with besides its settings.
     pub inputs: Inputs,
+}
+
+/// What log-probabilities of a reference depend on.
+#[derive(Clone, Debug)]
+pub(super) struct Fingerprints {
+    /// Records and tokens of the training data.
+    pub train: (String, String),
+    /// Of the held-out data.
+    pub eval: Option<(String, String)>,
 }
 
 /// Where model and data lie.
@@ -52,24 +67,25 @@ struct Places {
 }
 
 /// Prepares one experiment.
-pub(super) struct Preparation<'a, M, A, V, P, O, D> {
+pub(super) struct Preparation<'a, M, A, V, P, O, D, R> {
     /// The recipe.
     pub name: &'a str,
     pub arguments: &'a Arguments,
-    pub settings: &'a Configured<M, A, V, P, O, D>,
+    pub settings: &'a Configured<M, A, V, P, O, D, R>,
     /// Whether the model is one of the hub.
     pub remote: bool,
     pub chosen: &'a Chosen,
 }
 
-impl<M, A, V, P, O, D> Preparation<'_, M, A, V, P, O, D>
+impl<M, A, V, P, O, D, R> Preparation<'_, M, A, V, P, O, D, R>
 where
     M: LanguageModel,
     A: Adapter,
     V: VisionEncoder,
     P: Projector,
-    O: Objective,
+    O: Objective<Signal: Signal>,
     D: DataKind,
+    R: Reference,
 {
     /// Everything that can be refused without the weights; what the recipe makes is put into `made_dir`.
     ///
@@ -83,9 +99,11 @@ where
         let loader = self.loader(&encoder);
         let (dataset, checked, mut notes) = self.check("training data", &places.data, &places, &encoder)?;
         let mut eval = None;
+        let mut fingerprints = Fingerprints { train: self.fingerprint(&dataset, &checked, &opened), eval: None };
         if !places.eval.is_empty() {
-            let (dataset, _, found) = self.check("held-out data", &places.eval, &places, &encoder)?;
+            let (dataset, checked, found) = self.check("held-out data", &places.eval, &places, &encoder)?;
             notes.extend(found);
+            fingerprints.eval = Some(self.fingerprint(&dataset, &checked, &opened));
             let stop = Stop {
                 end_tokens: tools::end_tokens(&opened.folder.dir, &encoder),
                 max_new_tokens: train.max_new_tokens,
@@ -93,13 +111,15 @@ where
             let batch_size = train.per_device_eval_batch_size;
             eval = Some(EvalData { dataset, encoder: encoder.clone(), batch_size, loader, stop });
         }
+        let mut checked = checked;
+        let facts = std::mem::take(&mut checked.facts);
         let plan = self.plan(&checked);
         notes.push(describe(&plan, train));
         println!("{}", notes[notes.len() - 1]);
         let left_out = left_out(&checked);
         let inputs = self.inputs(&places, &dataset, eval.as_ref());
         let data = TrainData { dataset, encoder, loader, plan };
-        Ok(Prepared { opened, data, eval, notes, left_out, inputs })
+        Ok(Prepared { opened, data, eval, facts, fingerprints, notes, left_out, inputs })
     }
 
     /// Everything that can be checked without the weights, one record as the model sees it, steps and memory.
@@ -151,20 +171,26 @@ where
                         .to_owned(),
                 ));
             }
-            let data = making::data(made_dir, seed)?;
+            let data = making::data(made_dir, &self.settings.data, seed)?;
+            let chance = match D::Media::IMAGES {
+                true => {
+                    format!(" (answering from a wrong picture would be right {:.1}% of the time)", data.chance * 100.0)
+                }
+                false => String::new(),
+            };
             println!(
-                "data: made {} records, {} held out, in {} (answering from a wrong picture would be right {:.1}% of the time)",
-                super::made::MadeTraining::TRAIN_RECORDS,
+                "data: made {} records, {} held out, in {}{chance}",
+                making::train_records::<D>(),
                 super::made::MadeTraining::EVAL_RECORDS,
                 made_dir.display(),
-                data.chance * 100.0
             );
             places.data = vec![data.train_json];
             places.eval = vec![data.eval_json];
         }
         if arguments.model.is_none() {
             let texts = making::Texts { data: &places.data, images: &places.images };
-            places.model = making::model(&made_dir.join("model"), &self.settings.data, &texts, seed)?;
+            places.model =
+                making::model(&made_dir.join("model"), &self.settings.data, &texts, seed, has_vision::<V>())?;
             println!("model: made a small random one, in {}", places.model.display());
             println!(
                 "       a random model has nothing that is worth freezing, so here, and only here, more of it is trained: see \
@@ -183,7 +209,7 @@ where
             Some(adapter) => folder.beside(adapter)?,
             None => folder,
         };
-        let mut folder = folder.with_start_end(settings.image.start_end);
+        let mut folder = folder.with_head(settings.objective.head())?.with_start_end(settings.image.start_end);
         if self.arguments.dry_run {
             folder.wanted = Wanted::ModelWithoutWeights;
         }
@@ -216,7 +242,13 @@ where
     ) -> Result<(Arc<Dataset<D>>, Checked, Vec<String>), RecipeError> {
         let dataset = Dataset::open(self.settings.data.clone(), files, &places.images)?;
         let bad_record = self.settings.reading.bad_record;
-        let checked = preflight::check_records(&dataset, encoder, bad_record, self.arguments.decode)?;
+        let objective = &self.settings.objective;
+        let how = Check {
+            decode: self.arguments.decode,
+            keeps_facts: objective.wants_facts(),
+            accepts: &|facts| objective.accepts(facts),
+        };
+        let checked = preflight::check_records(&dataset, encoder, bad_record, &how)?;
         let notes = preflight::describe(label, &checked, dataset.len());
         for line in &notes {
             println!("{line}");
@@ -235,7 +267,14 @@ where
                 side: PadSide::Right,
                 multiple_of: PAD_MULTIPLE,
             },
+            mismatched: self.settings.objective.compares_mismatched(),
         }
+    }
+
+    /// What log-probabilities of these records depend on, the weights aside.
+    fn fingerprint(&self, data: &Dataset<D>, checked: &Checked, opened: &Opened<M, V, P>) -> (String, String) {
+        let images = opened.processor.as_ref().map(|processor| processor.to_json().to_string()).unwrap_or_default();
+        (data.fingerprint(), format!("{}{}", checked.encoding(), short_hash(images.as_bytes())))
     }
 
     fn plan(&self, checked: &Checked) -> Plan {
@@ -283,6 +322,10 @@ where
     }
 }
 
+fn short_hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Name and size of each weight file of a folder: enough to notice that another model lies there, without reading it.
 fn weight_files(dir: &Path) -> BTreeMap<String, u64> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
@@ -314,7 +357,7 @@ fn sampler(train: &Train) -> Sampler {
 
 /// Whether a step changes a parameter.
 pub(super) fn trainable(name: &str, train: &Train) -> bool {
-    if name.contains(".adapter.") {
+    if name.contains(".adapter.") || name.starts_with(SCORE) {
         return true;
     }
     match Part::of(name) {

@@ -4,14 +4,16 @@ use super::RecipeError;
 use crate::checkpoint::{CheckpointError, read_json, write_file};
 use crate::data::DataKind;
 use crate::device::Chosen;
+use crate::example::{Shape, Supervised};
 use crate::settings::Resolved;
 use crate::text::{Part, Role};
-use crate::trainer::report::{Report, SamplePicture, Setting, render};
+use crate::trainer::report::{JudgedRow, Report, SamplePicture, Setting, render};
 use crate::trainer::state::Counters;
 use crate::trainer::track::{Sample, Tracker, Trackers};
-use crate::trainer::{Answer, EvalData, Images, Policy, answer};
+use crate::trainer::{Answer, EvalData, Images, Judgement, Policy, Signal, answer, judge};
 use burn::tensor::Device;
 use serde_json::{Map, Value, json};
+use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::SystemTime;
@@ -21,61 +23,92 @@ const SHOWN: usize = 12;
 /// Larger pictures are left out of the page, which has to stay openable.
 const LARGEST_PICTURE: u64 = 2 << 20;
 
-/// The records that the report shows, with the answers of an untrained and a trained model.
+/// The records that the report shows, with what an untrained and a trained model say to them.
 pub struct Samples<D: DataKind> {
     data: Option<EvalData<D>>,
     indices: Vec<usize>,
+    /// Whether the model answers their questions.
+    answers: bool,
+    /// Whether it judges their rows.
+    judges: bool,
+}
+
+/// What a model says to the records of a report.
+#[derive(Clone, Debug, Default)]
+pub struct Said {
+    /// Its answers.
+    pub answers: Vec<Answer>,
+    /// What it says of their rows.
+    pub judgements: Vec<Judgement>,
 }
 
 impl<D: DataKind> Samples<D> {
-    /// Some held-out records, evenly spread; none where nothing is held out.
-    pub fn choose(eval: Option<&EvalData<D>>) -> Self {
-        let Some(data) = eval else { return Self { data: None, indices: Vec::new() } };
-        let length = data.dataset.len();
-        let shown = SHOWN.min(length);
-        Self { data: Some(data.clone()), indices: (0..shown).map(|i| i * length / shown).collect() }
+    /// Some held-out records, evenly spread; none where nothing is held out. `answers` says whether the model answers
+    /// questions. Records of one learned answer are shown with it alone; of others the model also says what it reads of
+    /// their rows.
+    pub fn choose(eval: Option<&EvalData<D>>, answers: bool) -> Self {
+        let judges = TypeId::of::<D::Shape>() != TypeId::of::<Supervised>();
+        let length = eval.map_or(0, |data| data.dataset.len());
+        let shown = if answers || judges { SHOWN.min(length) } else { 0 };
+        let indices = (0..shown).map(|i| i * length / shown).collect();
+        Self { data: eval.filter(|_| shown > 0).cloned(), indices, answers, judges }
     }
 
-    /// The untrained model's answers: asked, or found in the folder of a run that is resumed.
+    /// What the untrained model says: asked, or found in the folder of a run that is resumed.
     ///
     /// # Errors
     /// [`RecipeError::Data`], [`RecipeError::Checkpoint`].
-    pub fn before<P: Policy>(
+    pub fn before<S: Signal, P: Policy>(
         &self,
         run: &Path,
         resumed: bool,
         model: &P,
         device: &Device,
-    ) -> Result<Vec<Answer>, RecipeError> {
+    ) -> Result<Said, RecipeError> {
         let path = run.join("before.json");
         if resumed && path.is_file() {
             let held = read_json(&path)?;
-            return Ok(held.as_array().map(|all| all.iter().map(from_json).collect()).unwrap_or_default());
+            let all = held.as_array().map(Vec::as_slice).unwrap_or_default();
+            return Ok(Said {
+                answers: all.iter().filter(|value| !value["generated"].is_null()).map(from_json).collect(),
+                judgements: all.iter().filter_map(judgement_from_json).collect(),
+            });
         }
-        let answers = self.answers(model, device)?;
-        let rows: Vec<Value> = answers.iter().map(to_json).collect();
+        let said = self.ask::<S, P>(model, device)?;
+        let judged = said.judgements.iter().map(|j| json!({"index": j.index, "rows": j.rows}));
+        let rows: Vec<Value> = said.answers.iter().map(to_json).chain(judged).collect();
         write_file(&path, json!(rows).to_string().as_bytes())?;
-        Ok(answers)
+        Ok(said)
     }
 
-    /// A model's answers.
+    /// What a model says.
     ///
     /// # Errors
     /// [`RecipeError::Data`].
-    pub fn answers<P: Policy>(&self, model: &P, device: &Device) -> Result<Vec<Answer>, RecipeError> {
-        let Some(data) = &self.data else { return Ok(Vec::new()) };
-        Ok(answer(&model.valid(), data, &self.indices, Images::Own, device)?)
+    pub fn ask<S: Signal, P: Policy>(&self, model: &P, device: &Device) -> Result<Said, RecipeError> {
+        let Some(data) = &self.data else { return Ok(Said::default()) };
+        let model = model.valid();
+        Ok(Said {
+            answers: match self.answers {
+                true => answer(&model, data, &self.indices, Images::Own, device)?,
+                false => Vec::new(),
+            },
+            judgements: match self.judges {
+                true => judge::<S, P, D>(&model, data, &self.indices, device)?,
+                false => Vec::new(),
+            },
+        })
     }
 
     /// The answers for the trackers, in the report's order.
     ///
     /// # Errors
     /// [`RecipeError::Checkpoint`] where a log cannot be written.
-    pub fn track(&self, trackers: &mut Trackers, step: usize, answers: &[Answer]) -> Result<(), RecipeError> {
-        if trackers.is_empty() {
+    pub fn track(&self, trackers: &mut Trackers, step: usize, said: &Said) -> Result<(), RecipeError> {
+        if trackers.is_empty() || !self.answers {
             return Ok(());
         }
-        let pictures = self.pictures(answers, &[]);
+        let pictures = self.pictures(said, &Said::default());
         let samples: Vec<Sample<'_>> = pictures
             .iter()
             .map(|picture| Sample {
@@ -88,13 +121,14 @@ impl<D: DataKind> Samples<D> {
         Ok(trackers.samples(step, &samples)?)
     }
 
-    fn pictures(&self, before: &[Answer], after: &[Answer]) -> Vec<SamplePicture> {
+    fn pictures(&self, before: &Said, after: &Said) -> Vec<SamplePicture> {
         let Some(data) = &self.data else { return Vec::new() };
         let find = |answers: &'_ [Answer], index: usize| answers.iter().find(|a| a.index == index).cloned();
         let one = |&index: &usize| {
             let sample = data.dataset.sample(index).ok()?;
-            let messages = &sample.conversation.messages;
-            let last = messages.iter().rposition(|m| m.role == Role::Assistant)?;
+            let rows = sample.rows();
+            let messages = &rows.first()?.messages;
+            let last = messages.iter().rposition(|m| m.role == Role::Assistant);
             let words = |parts: &[Part]| -> String {
                 parts
                     .iter()
@@ -104,12 +138,25 @@ impl<D: DataKind> Samples<D> {
                     })
                     .collect()
             };
-            let question = messages[..last].iter().rev().find(|m| m.role == Role::User);
-            let (before, after) = (find(before, index), find(after, index));
+            let question = messages[..last.unwrap_or(messages.len())].iter().rev().find(|m| m.role == Role::User);
+            let values = |said: &Said, row: usize| {
+                let found = said.judgements.iter().find(|j| j.index == index);
+                found.and_then(|j| j.rows.get(row).cloned()).unwrap_or_default()
+            };
+            let judged = rows.iter().zip(D::Shape::PLACES).enumerate().filter(|_| self.judges);
+            let judged = judged.map(|(i, (row, name))| JudgedRow {
+                name: (*name).to_owned(),
+                text: row.messages.last().filter(|m| m.role == Role::Assistant).map(|m| words(&m.content)).unwrap_or_default(),
+                before: values(before, i),
+                after: values(after, i),
+            });
+            let judged = judged.collect();
+            let (before, after) = (find(&before.answers, index), find(&after.answers, index));
             Some(SamplePicture {
                 images: sample.images.iter().filter_map(|path| picture(path)).collect(),
                 question: question.map(|m| words(&m.content)).unwrap_or_default(),
-                expected: words(&messages[last].content),
+                expected: last.filter(|_| !self.judges).map(|last| words(&messages[last].content)).unwrap_or_default(),
+                judged,
                 before_correct: before.as_ref().map(Answer::is_exact),
                 after_correct: after.as_ref().map(Answer::is_exact),
                 before: before.map(|a| a.generated),
@@ -122,6 +169,12 @@ impl<D: DataKind> Samples<D> {
 
 fn to_json(answer: &Answer) -> Value {
     json!({"index": answer.index, "expected": answer.expected, "generated": answer.generated})
+}
+
+fn judgement_from_json(value: &Value) -> Option<Judgement> {
+    let rows = value["rows"].as_array()?;
+    let numbers = |row: &Value| row.as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
+    Some(Judgement { index: value["index"].as_u64()? as usize, rows: rows.iter().map(numbers).collect() })
 }
 
 fn from_json(value: &Value) -> Answer {
@@ -194,8 +247,8 @@ impl Page<'_> {
         &self,
         run: &Path,
         samples: &Samples<D>,
-        before: &[Answer],
-        after: &[Answer],
+        before: &Said,
+        after: &Said,
     ) -> Result<(), RecipeError> {
         let report = Report {
             title: self.name.to_owned(),
@@ -234,6 +287,13 @@ impl Page<'_> {
             (Some(first), Some(last)) if first != last => Some(format!("{} → {}", percent(first), percent(last))),
             (_, last) => last.map(percent),
         };
+        add("Preference accuracy", rise("eval_rewards/accuracies"));
+        add("Accuracy", rise("eval_accuracy"));
+        let number = |key: &str| match (first(key), last(key)) {
+            (Some(first), Some(last)) => Some(format!("{first:.3} → {last:.3}")),
+            _ => None,
+        };
+        add("Reward margin", number("eval_rewards/margins"));
         add("Exact match", rise("eval_exact_match"));
         add("Exact match, images shuffled", last("eval_exact_match_shuffled_images").map(percent));
         add("Token accuracy", rise("eval_token_accuracy"));

@@ -2,8 +2,9 @@
 
 use super::configure::Configured;
 use super::experiment::Experiment;
-use super::opened::Loaded;
-use super::prepare::{Preparation, Prepared, trainable};
+use super::opened::{Loaded, VlmOf};
+use super::prepare::{Fingerprints, Preparation, Prepared, trainable};
+use super::reference::{Making, store};
 use super::run_folder::RunFolder;
 use super::save::{Saved, check_savable, save_final};
 use super::{Arguments, RecipeError, adapter_file, fetch, report};
@@ -14,12 +15,13 @@ use crate::models::{CausalLm, LanguageModel};
 use crate::nn::{TRAINED_ROWS, is_flex, params};
 use crate::objectives::Objective;
 use crate::projector::Projector;
-use crate::settings::Component;
 use crate::trainer::state::counters;
 use crate::trainer::track::{About, Keep, ReportTo, Status, Tracker, Trackers};
-use crate::trainer::{Ended, Train, Trainer};
+use crate::trainer::{Anchor, Ended, Reference, Signal, Train, Trainer};
 use crate::vision::VisionEncoder;
 use crate::vlm::Part;
+use burn::module::Module;
+use burn::tensor::Device;
 use clap::{CommandFactory, FromArgMatches};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -29,7 +31,16 @@ use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
 use std::time::SystemTime;
 
 /// The function that runs an experiment of one type.
-pub(super) type Runner<E> = fn(&E, &Arguments) -> anyhow::Result<Finished>;
+pub(super) type Runner<E> = fn(&E, &Arguments, Task) -> anyhow::Result<Finished>;
+
+/// What an experiment is run for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Task {
+    /// To train.
+    Train,
+    /// To store what the model says of the data, as a reference for later runs.
+    Store,
+}
 
 /// How an invocation of a recipe ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +48,11 @@ pub(super) type Runner<E> = fn(&E, &Arguments) -> anyhow::Result<Finished>;
 pub enum Finished {
     /// `--print-config` or `--dry-run`: nothing was trained.
     Checked,
+    /// Log-probabilities were stored.
+    Stored {
+        /// The folder they are in.
+        folder: PathBuf,
+    },
     /// Trained to the end, or found so.
     Trained {
         /// The run folder.
@@ -56,12 +72,24 @@ impl<M, A, V, P, O, D, R> Experiment<M, A, V, P, O, D, R> {
     /// # Errors
     /// None: they are printed. The type is what `fn main` wants.
     pub fn main(self) -> anyhow::Result<()> {
+        exit(self.run(&self.arguments()))
+    }
+
+    /// As [`main`](Self::main), for a program that trains nothing: it writes what the model says of every record into
+    /// `--output`, where the reference policy `Stored` finds it.
+    ///
+    /// # Errors
+    /// None: they are printed. The type is what `fn main` wants.
+    pub fn preprocess_reference(self) -> anyhow::Result<()> {
+        exit(self.store_reference(&self.arguments()))
+    }
+
+    fn arguments(&self) -> Arguments {
         let command = Arguments::command()
             .name(clap::builder::Str::from(&*Box::leak(self.parts().name.clone().into_boxed_str())))
             .about(format!("Recipe {}", self.parts().name));
         let matches = command.get_matches();
-        let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-        exit(self.run(&arguments))
+        Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 
     /// Runs as a library, with the options of a command line.
@@ -72,7 +100,15 @@ impl<M, A, V, P, O, D, R> Experiment<M, A, V, P, O, D, R> {
     /// # Errors
     /// A [`RecipeError`], as `anyhow::Error`.
     pub fn run(&self, arguments: &Arguments) -> anyhow::Result<Finished> {
-        (self.runner())(self, arguments)
+        (self.runner())(self, arguments, Task::Train)
+    }
+
+    /// [`preprocess_reference`](Self::preprocess_reference) as a library, with the options of a command line.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn store_reference(&self, arguments: &Arguments) -> anyhow::Result<Finished> {
+        (self.runner())(self, arguments, Task::Store)
     }
 }
 
@@ -110,40 +146,54 @@ pub fn describe(error: &anyhow::Error) -> String {
 pub(super) fn run_experiment<M, A, V, P, O, D, R>(
     experiment: &Experiment<M, A, V, P, O, D, R>,
     arguments: &Arguments,
+    task: Task,
 ) -> anyhow::Result<Finished>
 where
     M: LanguageModel,
     A: Adapter,
     V: VisionEncoder,
     P: Projector,
-    O: Objective,
+    O: Objective<Signal: Signal>,
     D: DataKind,
-    R: Component,
+    R: Reference,
 {
     let parts = experiment.parts();
     let here = fetch::arguments(arguments)?;
     let settings = Configured::new(parts, &here)?;
     let remote = arguments.model.as_deref().is_some_and(fetch::is_remote);
-    Ok(Session { name: &parts.name, arguments: &here, settings, remote }.run()?)
+    if task == Task::Store && (arguments.resume || !<O::Signal as Signal>::STORES) {
+        let text = match arguments.resume {
+            true => {
+                "storing log-probabilities cannot be resumed; leave --resume out and give a new --output".to_owned()
+            }
+            false => {
+                format!("{} reads more of a reference than log-probabilities, and nothing else is stored", O::NAME)
+            }
+        };
+        return Err(RecipeError::Usage(text).into());
+    }
+    Ok(Session { name: &parts.name, arguments: &here, settings, remote, task }.run()?)
 }
 
 /// One invocation, its settings known.
-struct Session<'a, M, A, V, P, O, D> {
+struct Session<'a, M, A, V, P, O, D, R> {
     name: &'a str,
     arguments: &'a Arguments,
-    settings: Configured<M, A, V, P, O, D>,
+    settings: Configured<M, A, V, P, O, D, R>,
     /// Whether the model is one of the hub.
     remote: bool,
+    task: Task,
 }
 
-impl<M, A, V, P, O, D> Session<'_, M, A, V, P, O, D>
+impl<M, A, V, P, O, D, R> Session<'_, M, A, V, P, O, D, R>
 where
     M: LanguageModel,
     A: Adapter,
     V: VisionEncoder,
     P: Projector,
-    O: Objective,
+    O: Objective<Signal: Signal>,
     D: DataKind,
+    R: Reference,
 {
     fn run(&self) -> Result<Finished, RecipeError> {
         let (arguments, settings) = (self.arguments, &self.settings);
@@ -177,12 +227,43 @@ where
             Ok(prepared)
         });
         match prepared {
+            Ok(prepared) if self.task == Task::Store => self.store(prepared, folder, chosen),
             Ok(prepared) => self.train(prepared, folder, chosen),
             Err(error) => {
                 folder.abandon();
                 Err(error)
             }
         }
+    }
+
+    /// Writes what the model says of every record, with the adapter that the user gives and no fresh one.
+    fn store(
+        &self,
+        prepared: Prepared<M, V, P, D>,
+        folder: RunFolder,
+        chosen: Chosen,
+    ) -> Result<Finished, RecipeError> {
+        let device = chosen.device.clone().autodiff();
+        let settings = &self.settings;
+        let Prepared { opened, data, eval, fingerprints, .. } = prepared;
+        let loaded =
+            opened.load(&settings.projector, &|_| false, &device).and_then(|loaded| match &self.arguments.adapter {
+                Some(dir) => adapter_file::load(loaded, &settings.adapter, dir, &device),
+                None => Ok(loaded),
+            });
+        let loaded = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                folder.retract();
+                return Err(error);
+            }
+        };
+        let weights_of = (loaded.folder.dir.as_path(), self.arguments.adapter.as_deref());
+        let model = loaded.model.valid();
+        store(folder.dir(), &model, weights_of, (&data, eval.as_ref()), &fingerprints, &chosen.device)?;
+        println!("reference: {}", folder.dir().display());
+        println!("to train with it: --set reference.kind=stored --set reference.path={}", folder.dir().display());
+        Ok(Finished::Stored { folder: folder.dir().to_owned() })
     }
 
     fn train(
@@ -194,14 +275,20 @@ where
         let started = SystemTime::now();
         let device = chosen.device.clone().autodiff();
         let settings = &self.settings;
-        let Prepared { opened, data, eval, notes, left_out, .. } = prepared;
+        let Prepared { opened, data, eval, facts, fingerprints, notes, left_out, .. } = prepared;
         if folder.is_finished() {
             println!("the run in {} is finished", folder.dir().display());
             return Ok(Finished::Trained { run: folder.dir().to_owned() });
         }
         let narrow = |name: &str| settings.train.bf16 && !trainable(name, &settings.train);
-        let loaded = opened.load(&settings.projector, &narrow, &device).and_then(|loaded| self.attach(loaded, &device));
-        let (loaded, adapter) = match loaded {
+        let loaded = opened
+            .load(&settings.projector, &narrow, &device)
+            .and_then(|loaded| self.attach(loaded, &device))
+            .and_then(|(loaded, adapter)| {
+                let anchor = self.anchor(&loaded, &fingerprints, &device)?;
+                Ok((loaded, adapter, anchor))
+            });
+        let (loaded, adapter, anchor) = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
                 folder.retract();
@@ -211,21 +298,23 @@ where
         print_trained(&loaded, &settings.train);
         let interrupt = Arc::new(AtomicBool::new(false));
         on_interrupt(&interrupt);
-        let samples = report::Samples::choose(eval.as_ref());
-        let before = samples.before(folder.dir(), folder.resume.is_some(), &loaded.model, &chosen.device)?;
+        let samples = report::Samples::choose(eval.as_ref(), self.generates());
+        let before =
+            samples.before::<O::Signal, _>(folder.dir(), folder.resume.is_some(), &loaded.model, &chosen.device)?;
         let mut trackers = self.trackers(&folder, &chosen, started)?;
         samples.track(&mut trackers, 0, &before)?;
         let trainer = Trainer {
             objective: &settings.objective,
             settings: &settings.train,
             data,
+            facts,
             eval,
             device,
             run_dir: folder.dir(),
             interrupt: &interrupt,
         };
         let Loaded { folder: source, model, tokenizer, processor, image_token, new_tokens, altered } = loaded;
-        let trained = match trainer.run(model, folder.resume.as_ref(), &mut trackers) {
+        let trained = match trainer.run(model, anchor, folder.resume.as_ref(), &mut trackers) {
             Ok(trained) => trained,
             Err(error) => {
                 // The run's own error is the one to report.
@@ -244,7 +333,7 @@ where
         }
         let loaded: Loaded<M, V, P> =
             Loaded { folder: source, model: trained.model, tokenizer, processor, image_token, new_tokens, altered };
-        let after = samples.answers(&loaded.model, &chosen.device)?;
+        let after = samples.ask::<O::Signal, _>(&loaded.model, &chosen.device)?;
         samples.track(&mut trackers, trained.counters.step, &after)?;
         let saved = save_final(&folder.dir().join("final"), &loaded, &adapter)?;
         let page = report::Page {
@@ -272,6 +361,30 @@ where
         Ok(Finished::Trained { run: folder.dir().to_owned() })
     }
 
+    /// Whether the model answers, so that answers can be shown.
+    fn generates(&self) -> bool {
+        <O::Signal as Signal>::GENERATES && self.settings.train.eval_generate > 0
+    }
+
+    /// The reference policy, from the model as it is now.
+    fn anchor(
+        &self,
+        loaded: &Loaded<M, V, P>,
+        fingerprints: &Fingerprints,
+        device: &Device,
+    ) -> Result<Anchor<VlmOf<M, V, P>>, RecipeError> {
+        let settings = &self.settings;
+        let making = Making {
+            model: &settings.model,
+            vision: &settings.vision,
+            projector: &settings.projector,
+            arguments: self.arguments,
+            fingerprints,
+            device,
+        };
+        making.anchor(settings.anchor(), loaded)
+    }
+
     /// The logs that the user wants besides `metrics.jsonl`.
     fn trackers(&self, folder: &RunFolder, chosen: &Chosen, started: SystemTime) -> Result<Trackers, RecipeError> {
         let wanted =
@@ -289,11 +402,7 @@ where
     }
 
     /// Puts the adapter on the model, fresh or from a folder, and sets what is trained.
-    fn attach(
-        &self,
-        mut loaded: Loaded<M, V, P>,
-        device: &burn::tensor::Device,
-    ) -> Result<(Loaded<M, V, P>, A), RecipeError> {
+    fn attach(&self, mut loaded: Loaded<M, V, P>, device: &Device) -> Result<(Loaded<M, V, P>, A), RecipeError> {
         let settings = &self.settings;
         let adapter = settings.adapter.clone();
         match &self.arguments.adapter {

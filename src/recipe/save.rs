@@ -11,14 +11,14 @@ use crate::nn::{AdapterSlot, Linear, TRAINED_ROWS, params};
 use crate::projector::{Identity, Linear as Linear1, Mlp, Projector};
 use crate::text::TextError;
 use crate::vision::{VisionEncoder, VisionTower};
-use crate::vlm::{Layout, Original, Part, Vlm, for_original_code, to_original};
+use crate::vlm::{Layout, Original, Part, SCORE, Vlm, for_original_code, to_original};
 use burn::module::{Param, ParamId};
 use burn::tensor::Tensor;
 use serde_json::{Value, json};
 use std::any::TypeId;
 use std::path::Path;
 
-use super::RecipeError;
+use super::{RecipeError, head};
 
 /// What `final/` holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +54,9 @@ impl Saved {
     /// What training will leave, as `loaded` stands before it.
     fn of<M: LanguageModel, V: VisionEncoder, P: Projector>(loaded: &Loaded<M, V, P>) -> Self {
         let trained = params::list_trainable(&loaded.model);
-        let beside = |name: &str| name.contains(".adapter.") || name.starts_with("multi_modal_projector.");
+        let beside = |name: &str| {
+            name.contains(".adapter.") || name.starts_with("multi_modal_projector.") || name.starts_with(SCORE)
+        };
         let rows = |name: &str| name.ends_with(TRAINED_ROWS);
         let has_adapter = trained.iter().any(|p| p.name.contains(".adapter.") && !rows(&p.name));
         // An adapter needs a base that a file holds; a model put together from parts is in none, and neither are the rows
@@ -116,6 +118,12 @@ pub fn save_model<M: LanguageModel, V: VisionEncoder, P: Projector>(
     let mut folder = DirWriter::create(dir)?;
     let mut weights = tensors(&model, layout, dtype, wanted)?;
     let mut root = typed(config(loaded, &model), dtype);
+    if let Some(head) = loaded.folder.head() {
+        head::write(&mut root, head, loaded.tokenizer.pad());
+        if vision {
+            folder.write("README.md", head::ABOUT.as_bytes())?;
+        }
+    }
     if vision {
         let (act, second) = transformers_projector::<P>(&model.multi_modal_projector);
         root[ACT] = act.into();

@@ -3,10 +3,12 @@
 use crate::adapters::Adapter;
 use crate::data::{DataKind, Images, LlavaData, Media, MessagesData, TextOnly};
 use crate::models::LanguageModel;
+use crate::example::Provides;
 use crate::objectives::{Objective, Sft};
 use crate::projector::Accepts;
 use crate::settings::{Component, Given};
-use crate::trainer::{Train, TrainSettings};
+use crate::trainer::anchor::{Beside, Serves};
+use crate::trainer::{Reference, Signal, Train, TrainSettings};
 use crate::vision::{NoVision, VisionEncoder};
 
 use super::experiment::Experiment;
@@ -36,7 +38,8 @@ pub struct Fits<M, A, V, P, O, D, R> {
 }
 
 /// Checks that these parts go together: each is of its slot's kind, the projector accepts the
-/// encoder's features, and the data feed the encoder.
+/// encoder's features, the data feed the encoder and are of the objective's shape, and the reference is what the
+/// objective compares with.
 ///
 /// Written with explicit types, so that the compiler points at the part that does not fit and shows
 /// what its trait says to write instead.
@@ -46,9 +49,9 @@ where
     A: Adapter,
     V: VisionEncoder,
     P: Accepts<V::Features>,
-    O: Objective,
-    D: Feeds<V>,
-    R: Reference,
+    O: Objective<Signal: Signal>,
+    D: Feeds<V> + Teaches<O>,
+    R: Reference + Serves<O::Reference> + Beside<A>,
 {
     Fits { run: run::run_experiment }
 }
@@ -57,7 +60,7 @@ where
 /// once, and the editor still knows the type of the expression.
 #[doc(hidden)]
 pub fn refused<M, A, V, P, O, D, R>() -> Fits<M, A, V, P, O, D, R> {
-    Fits { run: |_, _| Err(anyhow::anyhow!("this recipe does not compile")) }
+    Fits { run: |_, _, _| Err(anyhow::anyhow!("this recipe does not compile")) }
 }
 
 /// Media that a recipe with encoder `V` can be fed: records with images suit every recipe, records of
@@ -83,20 +86,21 @@ impl<V> Suits<V> for Images {}
 
 impl Suits<NoVision> for TextOnly {}
 
-/// What stands in a recipe's `reference` slot: the policy that preference objectives compare with.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` is not a reference policy",
-    label = "the slot `reference` takes a reference policy",
-    note = "leave the slot out: no objective of this version compares with a reference"
-)]
-pub trait Reference: Component {}
+/// A data kind whose records objective `O` learns from; every data kind is one where its shape provides the objective's.
+pub trait Teaches<O> {}
 
-crate::component! {
-    /// The empty `reference` slot: the objective compares with no other policy.
-    pub struct NoReference, NoReferenceBuilder {}
+impl<D: DataKind<Shape: Provides<O::Example>>, O: Objective> Teaches<O> for D {}
+
+/// Fails to compile where `O` reads scores, so that a setting of generated answers would do nothing.
+///
+/// # Panics
+/// At compile time.
+#[track_caller]
+pub const fn check_generates<O: Objective<Signal: Signal>>() {
+    if !<O::Signal as Signal>::GENERATES {
+        panic!("this setting is about generated answers, but the recipe's objective trains a head that yields scores: leave it out")
+    }
 }
-
-impl Reference for NoReference {}
 
 /// Checks that `T` can stand in the `train` slot, and turns what is given for it into what the
 /// training loop takes. A type of one's own has the parameters of [`Train`].

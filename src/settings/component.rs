@@ -23,6 +23,9 @@ pub trait Component: Clone + Debug + Default + Serialize + DeserializeOwned + Se
     /// Every parameter, in the order of the struct's fields, under the same names.
     const PARAMETERS: &'static [Parameter];
 
+    /// Parameters that have no sensible default: `experiment!` refuses a recipe that leaves one out.
+    const REQUIRED: &'static [&'static str] = &[];
+
     /// The rules between parameters; ranges of single ones are in the table.
     ///
     /// # Errors
@@ -90,7 +93,8 @@ pub fn audit<C: Component>() -> Result<(), String> {
 ///
 /// Each field is `pub name: Type = default => Kind,` under its documentation, which becomes the
 /// help text. The second name is the builder's (made by derive_builder). `check = path;` after the
-/// struct names a function `fn(&Self) -> Result<(), SettingError>` for rules between fields.
+/// struct names a function `fn(&Self) -> Result<(), SettingError>` for rules between fields, and `required = [field, …];`
+/// the parameters that a recipe must give.
 ///
 /// ```
 /// use firebrick::settings::{Component, Kind, SettingError};
@@ -133,6 +137,7 @@ macro_rules! component {
             ),* $(,)?
         }
         $(check = $check:path;)?
+        $(required = [$($required:ident),+];)?
     ) => {
         $(#[$meta])*
         #[derive(
@@ -175,6 +180,7 @@ macro_rules! component {
                     ::std::concat!($($help),+),
                 ),
             )*];
+            $(const REQUIRED: &'static [&'static str] = &[$(::std::stringify!($required)),+];)?
             $(
                 fn check(&self) -> ::std::result::Result<(), $crate::settings::SettingError> {
                     $check(self)

@@ -55,6 +55,36 @@ pub const fn check_parameter<C: Component>(name: &str) {
     panic!("{}", message.as_str())
 }
 
+/// Fails to compile where `given` leaves out a parameter that `C` cannot do without.
+///
+/// # Panics
+/// At compile time, with the parameter's name.
+#[track_caller]
+pub const fn check_required<C: Component>(given: &[&str]) {
+    let required = C::REQUIRED;
+    let mut i = 0;
+    while i < required.len() {
+        let mut j = 0;
+        while j < given.len() && !same(given[j], required[i]) {
+            j += 1;
+        }
+        if j == given.len() {
+            let mut message = Message::new();
+            message.push("`");
+            message.push(C::NAME);
+            message.push("` needs `");
+            message.push(required[i]);
+            message.push("`: write `");
+            message.push(C::NAME);
+            message.push("<");
+            message.push(required[i]);
+            message.push(": …>`");
+            panic!("{}", message.as_str())
+        }
+        i += 1;
+    }
+}
+
 /// Fails to compile where parameter `name` of `C` does not take `value`, written as `source`.
 ///
 /// Does nothing where `C` has no such parameter: [`check_parameter`] says so, on the name.

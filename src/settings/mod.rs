@@ -26,7 +26,7 @@ pub use error::SettingError;
 pub use file::Recorded;
 pub use given::Given;
 pub use kind::{Bound, Kind, Shape};
-pub use literal::{Literal, check_parameter, check_value};
+pub use literal::{Literal, check_parameter, check_required, check_value};
 pub use resolve::{Resolved, Resolver};
 pub use setting::{Difference, Origin, Section, Setting};
 

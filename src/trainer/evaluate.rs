@@ -1,13 +1,18 @@
 //! Evaluation: loss, token accuracy, and generated answers by exact match.
 
-use super::policy::Policy;
+use super::anchor::{Anchor, Split};
+use super::policy::{Policy, Signal};
+use super::run::TrainError;
+use super::state::Mean;
 use crate::data::{
-    BadRecord, DataError, DataKind, Dataset, Encoded, Encoder, Loader, LoaderSettings, PadSide, Padding, collate,
+    BadRecord, Batch, DataError, DataKind, Dataset, Encoded, Encoder, Loader, LoaderSettings, PadSide, Padding, collate,
 };
 use crate::generation::Stop;
+use crate::objectives::{Inputs, Objective, State, StepTotals, Wants};
 use crate::text::StopText;
 use burn::tensor::Device;
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// The held-out data and how it is read.
@@ -28,10 +33,13 @@ pub struct EvalData<K: DataKind> {
 /// What an evaluation found.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evaluation {
-    /// Mean negative log-probability per supervised token, in nats.
+    /// The objective's loss; for [`Sft`](crate::objectives::Sft) the mean negative log-probability per supervised token, in
+    /// nats.
     pub loss: f64,
-    /// Share of supervised tokens that the model would have chosen itself.
-    pub token_accuracy: f64,
+    /// Share of supervised tokens that the model would have chosen itself; `None` for a model that yields scores.
+    pub token_accuracy: Option<f64>,
+    /// The objective's own metrics.
+    pub metrics: Vec<(Cow<'static, str>, f64)>,
     /// Share of records whose generated answer equals the expected one, surrounding space aside; `None` where nothing
     /// was generated.
     pub exact_match: Option<f64>,
@@ -57,31 +65,111 @@ impl Answer {
     }
 }
 
-/// Loss and token accuracy over all records.
+/// Asks a model about held-out data.
+pub struct Evaluator<'a, O, P, K: DataKind> {
+    /// The loss.
+    pub objective: &'a O,
+    /// The reference.
+    pub anchor: &'a Anchor<P>,
+    /// The records.
+    pub data: &'a EvalData<K>,
+    /// The device, without gradients.
+    pub device: &'a Device,
+}
+
+impl<O: Objective<Signal: Signal>, P: Policy, K: DataKind> Evaluator<'_, O, P, K> {
+    /// Loss, metrics and token accuracy over all records, of a model without gradients.
+    ///
+    /// # Errors
+    /// [`TrainError::Data`] of a record that cannot be read, unless bad records are skipped; [`TrainError::Stored`].
+    pub fn run(&self, model: &P, state: &State) -> Result<Evaluation, TrainError> {
+        let data = self.data;
+        let order: Vec<usize> = (0..data.dataset.len()).collect();
+        let batches: Vec<Vec<usize>> = order.chunks(data.batch_size).map(<[usize]>::to_vec).collect();
+        let loader = Loader::new(data.dataset.clone(), data.encoder.clone(), batches, 0, data.loader)?;
+        let wants = Wants { correct: true, embedding_noise: 0.0, ..self.objective.wants() };
+        let mut found = Evaluation::default();
+        let (mut loss, mut hits, mut asked) = (Mean::default(), 0, 0);
+        let mut means: Vec<(Cow<'static, str>, Mean)> = Vec::new();
+        let mut observations = Vec::new();
+        for loaded in loader {
+            let loaded = loaded?;
+            found.skipped += loaded.skipped.len();
+            let Some(batch) = loaded.batch else { continue };
+            let policy = O::Signal::of(model, &batch, self.device, &wants);
+            if let Some((right, all)) = policy.hits() {
+                hits += right;
+                asked += all;
+            }
+            let totals = StepTotals { examples: batch.examples(), tokens: batch.supervised_by_place(), training: false };
+            let inputs = Inputs {
+                policy,
+                reference: self.reference(&batch)?,
+                mismatched: self.mismatched(model, &batch),
+                facts: &batch.facts,
+            };
+            // An evaluation leaves no trace in what the objective carries from step to step.
+            let batch_loss = self.objective.loss(inputs, &totals, &mut state.clone());
+            let value: f64 = batch_loss.value.into_scalar::<f32>().into();
+            loss.add(value * batch_loss.weight, batch_loss.weight);
+            for metric in batch_loss.metrics {
+                match means.iter_mut().find(|(name, _)| *name == metric.name) {
+                    Some((_, mean)) => mean.add(metric.sum, metric.weight),
+                    None => means.push((metric.name, Mean { sum: metric.sum, weight: metric.weight })),
+                }
+            }
+            observations.extend(batch_loss.observations);
+        }
+        found.loss = loss.value();
+        found.token_accuracy = (asked > 0).then(|| hits as f64 / asked as f64);
+        found.metrics = means.into_iter().map(|(name, mean)| (name, mean.value())).collect();
+        found.metrics.extend(self.objective.summarise(&observations));
+        Ok(found)
+    }
+
+    fn reference(&self, batch: &Batch) -> Result<Option<O::Signal>, TrainError> {
+        match self.objective.compares() {
+            true => Ok(self.anchor.ask(batch, Split::Eval, self.device)?),
+            false => Ok(None),
+        }
+    }
+
+    fn mismatched(&self, model: &P, batch: &Batch) -> Option<(O::Signal, O::Signal)> {
+        let batch = batch.mismatched.as_deref().filter(|_| self.objective.compares_mismatched())?;
+        let reference = self.anchor.ask_model::<O::Signal>(batch, self.device)?;
+        Some((O::Signal::of(model, batch, self.device, &Wants::default()), reference))
+    }
+}
+
+/// What a model says of the rows of one record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judgement {
+    /// The record's number in its data set.
+    pub index: usize,
+    /// Of each row, its log-probability or its scores.
+    pub rows: Vec<Vec<f64>>,
+}
+
+/// What a model says of these records, as an objective reads it.
 ///
 /// # Errors
 /// [`DataError`] of a record that cannot be read, unless bad records are skipped.
-pub fn evaluate_loss<P: Policy, K: DataKind>(
+pub fn judge<S: Signal, P: Policy, K: DataKind>(
     model: &P,
     data: &EvalData<K>,
+    indices: &[usize],
     device: &Device,
-) -> Result<Evaluation, DataError> {
-    let order: Vec<usize> = (0..data.dataset.len()).collect();
-    let batches: Vec<Vec<usize>> = order.chunks(data.batch_size).map(<[usize]>::to_vec).collect();
-    let loader = Loader::new(data.dataset.clone(), data.encoder.clone(), batches, 0, data.loader)?;
-    let (mut sum, mut correct, mut total, mut skipped) = (0.0, 0, 0, 0);
-    for loaded in loader {
-        let loaded = loaded?;
-        skipped += loaded.skipped.len();
-        let Some(batch) = loaded.batch else { continue };
-        let scored = model.score(&batch, device);
-        // In record order and in f64: the same sum whatever the batch size.
-        sum += scored.log_probs.iter().flatten().map(|&v| f64::from(v)).sum::<f64>();
-        correct += scored.correct;
-        total += scored.total;
+) -> Result<Vec<Judgement>, DataError> {
+    let batches: Vec<Vec<usize>> = indices.chunks(data.batch_size).map(<[usize]>::to_vec).collect();
+    let mut found = Vec::with_capacity(indices.len());
+    for loaded in Loader::new(data.dataset.clone(), data.encoder.clone(), batches, 0, data.loader)? {
+        let Some(batch) = loaded?.batch else { continue };
+        let values = S::of(model, &batch, device, &Wants::default()).row_values();
+        let places = batch.rows_per_example.max(1);
+        let examples = batch.indices.iter().step_by(places).zip(values.chunks(places));
+        found.extend(examples.map(|(&index, rows)| Judgement { index, rows: rows.to_vec() }));
     }
-    let tokens = total.max(1) as f64;
-    Ok(Evaluation { loss: -sum / tokens, token_accuracy: correct as f64 / tokens, exact_match: None, skipped })
+    Ok(found)
 }
 
 /// Which image a record is shown with.

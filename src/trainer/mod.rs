@@ -1,5 +1,6 @@
 //! One training loop for every model, modality and objective; schedules, evaluation, logs, reports.
 
+pub mod anchor;
 pub mod chart;
 mod evaluate;
 mod log;
@@ -12,13 +13,15 @@ mod run;
 mod schedule;
 mod settings;
 pub mod state;
+mod step;
 pub mod track;
 
-pub use evaluate::{Answer, EvalData, Evaluation, Images, answer, evaluate_loss, exact_match};
+pub use anchor::{Anchor, AnyReference, AdapterOff, FrozenCopy, NoReference, Reference, Stored, Synced};
+pub use evaluate::{Answer, EvalData, Evaluation, Evaluator, Images, Judgement, answer, exact_match, judge};
 pub use log::MetricsLog;
 pub use optimizer::{AdamW, GradientSum, Moments, decays};
 pub use plan::Plan;
-pub use policy::{Policy, RowLogProbs, Scored};
+pub use policy::{Policy, Scored, Signal};
 pub use run::{Ended, TrainData, TrainError, Trained, Trainer};
 pub use schedule::Schedule;
-pub use settings::{Train, TrainBuilder, TrainSettings};
+pub use settings::{GENERATION_ONLY, Train, TrainBuilder, TrainSettings};

@@ -39,6 +39,11 @@ impl Plan {
         plan
     }
 
+    /// Records of a micro-batch.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
     /// The micro-batches of one pass, as record numbers.
     pub fn epoch(&self, epoch: usize) -> Vec<Vec<usize>> {
         let mut batches = self.sampler.epoch(self.seed, epoch, &self.lengths, self.batch, self.accumulation);

@@ -3,16 +3,33 @@
 use crate::data::Batch;
 use crate::generation::{Stop, greedy};
 use crate::models::CausalLm;
+use crate::nn::{mean_logits, normalizers, spread, token_log_probs, token_stats};
+use crate::objectives::{Distributions, SequenceScores, TokenLogProbs, TokenScores, Wants};
 use crate::projector::ProjectorModel;
 use crate::vision::VisionTower;
-use crate::vlm::{Targets, Vlm, VlmInputs};
+use crate::vlm::{Targets, Vlm, VlmInputs, last_tokens, marked_tokens};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-/// A model that gives log-probabilities of a batch's supervised tokens, and answers prompts.
+/// A model that gives log-probabilities of a batch's supervised tokens, or scores, and answers prompts.
 pub trait Policy: Module + Sync {
-    /// Log-probabilities in nats, row by row; differentiable.
-    fn log_probs(&self, batch: &Batch, device: &Device) -> RowLogProbs;
+    /// Log-probabilities of the supervised tokens, and what else is wanted; differentiable.
+    fn log_probs(&self, batch: &Batch, device: &Device, wants: &Wants) -> TokenLogProbs;
+
+    /// Logits at every supervised token; differentiable.
+    fn distributions(&self, batch: &Batch, device: &Device) -> Distributions;
+
+    /// The head's scores at the last token of each row; differentiable.
+    ///
+    /// # Panics
+    /// Where the model has no such head.
+    fn sequence_scores(&self, batch: &Batch, device: &Device) -> SequenceScores;
+
+    /// The head's scores at each supervised token; differentiable.
+    ///
+    /// # Panics
+    /// Where the model has no such head.
+    fn token_scores(&self, batch: &Batch, device: &Device) -> TokenScores;
 
     /// Log-probabilities and greedy hits of a batch, in host memory.
     fn score(&self, batch: &Batch, device: &Device) -> Scored;
@@ -27,15 +44,6 @@ pub trait Policy: Module + Sync {
     ) -> Vec<Vec<u32>>;
 }
 
-/// Log-probabilities of the supervised tokens of a batch.
-#[derive(Debug)]
-pub struct RowLogProbs {
-    /// All rows' values one after another, `[s]`.
-    pub values: Tensor<1>,
-    /// Number of values of each row.
-    pub per_row: Vec<usize>,
-}
-
 /// Scores of the supervised tokens of a batch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scored {
@@ -48,10 +56,53 @@ pub struct Scored {
 }
 
 impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Policy for Vlm<L, T, P> {
-    fn log_probs(&self, batch: &Batch, device: &Device) -> RowLogProbs {
-        let inputs = VlmInputs::upload(batch, device);
+    fn log_probs(&self, batch: &Batch, device: &Device, wants: &Wants) -> TokenLogProbs {
+        let inputs = VlmInputs { embedding_noise: wants.embedding_noise, ..VlmInputs::upload(batch, device) };
         let targets = Targets::upload(batch, device);
-        RowLogProbs { values: Vlm::log_probs(self, &inputs, &targets), per_row: targets.per_row }
+        let hidden = self.hidden(&inputs, None);
+        let [b, t, d] = hidden.dims();
+        let hidden = hidden.reshape([b * t, d]);
+        let at = hidden.clone().select(0, targets.predictors_s.clone());
+        let (head, ids) = (self.language_model.head(), targets.ids_s.clone());
+        let values = token_log_probs(at.clone(), head.clone(), ids.clone());
+        let mut found = TokenLogProbs::new(values.clone(), targets.per_row.clone(), targets.host_ids.clone());
+        found.normalizers =
+            wants.normalizers.then(|| normalizers(values, at.clone(), head.clone(), ids.clone()));
+        found.mean_logits = wants.mean_logits.then(|| mean_logits(at.clone(), head.clone()));
+        if wants.entropies || wants.collisions {
+            let lift = |values: Tensor<1>| if device.is_autodiff() { values.autodiff() } else { values };
+            let spread = spread(at.clone(), head.clone());
+            found.entropies = wants.entropies.then(|| lift(spread.entropies));
+            found.collisions = wants.collisions.then(|| lift(spread.collisions));
+        }
+        if wants.correct {
+            let argmax = token_stats(at, head.clone(), ids).argmax.into_data();
+            found.correct = Some(argmax.iter::<i64>().zip(&found.ids).map(|(a, &b)| a == i64::from(b)).collect());
+        }
+        if wants.prompt {
+            let prompt = Targets::prompt(batch, device);
+            let at = hidden.select(0, prompt.predictors_s);
+            found.prompt = Some((token_log_probs(at, head, prompt.ids_s), prompt.per_row));
+        }
+        found
+    }
+
+    fn distributions(&self, batch: &Batch, device: &Device) -> Distributions {
+        let targets = Targets::upload(batch, device);
+        let at = self.hidden_at(&VlmInputs::upload(batch, device), targets.predictors_s);
+        let logits = crate::nn::logits(at, self.language_model.head());
+        Distributions { logits, ids: targets.ids_s, per_row: targets.per_row }
+    }
+
+    fn sequence_scores(&self, batch: &Batch, device: &Device) -> SequenceScores {
+        let at = self.hidden_at(&VlmInputs::upload(batch, device), last_tokens(batch, device));
+        SequenceScores { values: headed(self, at) }
+    }
+
+    fn token_scores(&self, batch: &Batch, device: &Device) -> TokenScores {
+        let (positions, per_row) = marked_tokens(batch, device);
+        let at = self.hidden_at(&VlmInputs::upload(batch, device), positions);
+        TokenScores { values: headed(self, at), per_row }
     }
 
     fn score(&self, batch: &Batch, device: &Device) -> Scored {
@@ -62,8 +113,7 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Policy for Vlm<L, T, P> {
         let stats = self.stats(&VlmInputs::upload(batch, device), &targets);
         let values: Vec<f32> = stats.log_probs.into_data().iter::<f32>().collect();
         let guesses = stats.argmax.into_data();
-        let wanted = targets.ids_s.into_data();
-        let correct = guesses.iter::<i64>().zip(wanted.iter::<i64>()).filter(|(a, b)| a == b).count();
+        let correct = guesses.iter::<i64>().zip(&targets.host_ids).filter(|(a, b)| *a == i64::from(**b)).count();
         let mut rest = values.as_slice();
         let log_probs = targets
             .per_row
@@ -85,5 +135,149 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Policy for Vlm<L, T, P> {
         on_token: &mut dyn FnMut(usize, u32) -> bool,
     ) -> Vec<Vec<u32>> {
         greedy(self, &VlmInputs::upload(prompts, device), stop, on_token)
+    }
+}
+
+/// The scores of a model whose recipe asked for a head.
+fn headed<L: CausalLm, T: VisionTower, P: ProjectorModel>(model: &Vlm<L, T, P>, hidden_nd: Tensor<2>) -> Tensor<2> {
+    match model.scores(hidden_nd) {
+        Some(scores) => scores,
+        None => panic!("a model without a head was asked for scores"),
+    }
+}
+
+/// What an objective reads of a policy, and how the training loop gets it.
+pub trait Signal: Sized {
+    /// Whether a policy that is trained by it answers questions; false for a head that yields scores.
+    const GENERATES: bool;
+
+    /// Whether what a reference says can be stored once and read back ([`stored`](Self::stored)).
+    const STORES: bool = false;
+
+    /// Asks the policy.
+    fn of<P: Policy>(policy: &P, batch: &Batch, device: &Device, wants: &Wants) -> Self;
+
+    /// The same values on a device with gradients, without any of their own.
+    fn constant(self) -> Self;
+
+    /// Tokens that the policy would have chosen itself, and how many were asked; `None` where that was not wanted.
+    fn hits(&self) -> Option<(usize, usize)> {
+        None
+    }
+
+    /// What was read of each row, in host memory: its log-probability, or its scores.
+    fn row_values(&self) -> Vec<Vec<f64>>;
+
+    /// What was stored of a reference for the rows of `batch`; `None` where signals of this kind cannot be stored.
+    fn stored(_values: Vec<f32>, _per_row: Vec<usize>, _batch: &Batch, _device: &Device) -> Option<Self> {
+        None
+    }
+}
+
+fn host(values: Tensor<1>) -> Vec<f64> {
+    values.into_data().iter::<f32>().map(f64::from).collect()
+}
+
+fn rows(values: &Tensor<2>) -> Vec<Vec<f64>> {
+    let [_, k] = values.dims();
+    let flat: Vec<f64> = values.clone().into_data().iter::<f32>().map(f64::from).collect();
+    flat.chunks(k.max(1)).map(<[f64]>::to_vec).collect()
+}
+
+/// Sums of consecutive runs of `values`, one for each row.
+fn runs(values: &[f64], per_row: &[usize]) -> Vec<Vec<f64>> {
+    let mut rest = values;
+    let sum = |&n: &usize| {
+        let (row, after) = rest.split_at(n);
+        rest = after;
+        vec![row.iter().sum()]
+    };
+    per_row.iter().map(sum).collect()
+}
+
+impl Signal for TokenLogProbs {
+    const GENERATES: bool = true;
+    const STORES: bool = true;
+
+    fn of<P: Policy>(policy: &P, batch: &Batch, device: &Device, wants: &Wants) -> Self {
+        policy.log_probs(batch, device, wants)
+    }
+
+    fn constant(self) -> Self {
+        let lift = |values: Option<Tensor<1>>| values.map(Tensor::autodiff);
+        Self {
+            values: self.values.autodiff(),
+            normalizers: lift(self.normalizers),
+            mean_logits: lift(self.mean_logits),
+            prompt: self.prompt.map(|(values, per_row)| (values.autodiff(), per_row)),
+            ..self
+        }
+    }
+
+    fn row_values(&self) -> Vec<Vec<f64>> {
+        runs(&host(self.values.clone()), &self.per_row)
+    }
+
+    fn stored(values: Vec<f32>, per_row: Vec<usize>, batch: &Batch, device: &Device) -> Option<Self> {
+        let ids = Targets::upload(batch, device).host_ids;
+        Some(Self::new(Tensor::from_data(values.as_slice(), device), per_row, ids))
+    }
+
+    fn hits(&self) -> Option<(usize, usize)> {
+        self.correct.as_ref().map(|all| (all.iter().filter(|&&hit| hit).count(), all.len()))
+    }
+}
+
+impl Signal for Distributions {
+    const GENERATES: bool = true;
+
+    fn of<P: Policy>(policy: &P, batch: &Batch, device: &Device, _wants: &Wants) -> Self {
+        policy.distributions(batch, device)
+    }
+
+    fn constant(self) -> Self {
+        Self { logits: self.logits.autodiff(), ids: self.ids.autodiff(), ..self }
+    }
+
+    fn row_values(&self) -> Vec<Vec<f64>> {
+        let n = self.logits.dims()[0];
+        let log_probs = burn::tensor::activation::log_softmax(self.logits.clone(), 1);
+        let values = log_probs.gather(1, self.ids.clone().reshape([n, 1])).reshape([n]);
+        runs(&host(values), &self.per_row)
+    }
+}
+
+impl Signal for SequenceScores {
+    const GENERATES: bool = false;
+
+    fn of<P: Policy>(policy: &P, batch: &Batch, device: &Device, _wants: &Wants) -> Self {
+        policy.sequence_scores(batch, device)
+    }
+
+    fn constant(self) -> Self {
+        Self { values: self.values.autodiff() }
+    }
+
+    fn row_values(&self) -> Vec<Vec<f64>> {
+        rows(&self.values)
+    }
+}
+
+impl Signal for TokenScores {
+    const GENERATES: bool = false;
+
+    fn of<P: Policy>(policy: &P, batch: &Batch, device: &Device, _wants: &Wants) -> Self {
+        policy.token_scores(batch, device)
+    }
+
+    fn constant(self) -> Self {
+        Self { values: self.values.autodiff(), ..self }
+    }
+
+    /// Of each step in turn, by how much its last score is above its first.
+    fn row_values(&self) -> Vec<Vec<f64>> {
+        let scores = rows(&self.values);
+        let mut steps = scores.iter().map(|step| step.last().unwrap_or(&0.0) - step.first().unwrap_or(&0.0));
+        self.per_row.iter().map(|&n| steps.by_ref().take(n).collect()).collect()
     }
 }

@@ -16,7 +16,7 @@ const STYLE: &str = include_str!("report.css");
 /// Keys of a metrics row that are counters, not results.
 const COUNTERS: [&str; 6] = ["step", "epoch", "num_tokens", "phase", "time", "elapsed_seconds"];
 /// Charts of an objective's own metrics beyond which the page would drown.
-const MAX_EXTRA_CHARTS: usize = 8;
+const MAX_EXTRA_CHARTS: usize = 10;
 
 /// One resolved setting.
 #[derive(Clone, Debug)]
@@ -46,6 +46,21 @@ pub struct SamplePicture {
     pub before_correct: Option<bool>,
     /// Whether the answer after counts as right.
     pub after_correct: Option<bool>,
+    /// What the model says of the record's rows, where it judges instead of answering.
+    pub judged: Vec<JudgedRow>,
+}
+
+/// One row of a record with what the model said of it before and after training.
+#[derive(Clone, Debug, Default)]
+pub struct JudgedRow {
+    /// What it is: `chosen`, `rejected`, …
+    pub name: String,
+    /// Its words.
+    pub text: String,
+    /// Log-probability or scores before training.
+    pub before: Vec<f64>,
+    /// And after.
+    pub after: Vec<f64>,
 }
 
 /// Everything the page shows. Empty parts are left out.
@@ -189,11 +204,33 @@ fn charts(rows: &[Map<String, Value>]) -> Vec<Chart> {
             own.push(base);
         }
     }
-    charts.extend(own.into_iter().take(MAX_EXTRA_CHARTS).map(|key| {
+    let pairs: Vec<String> = own.iter().filter_map(|key| Some(key.strip_suffix("/chosen")?.to_owned())).collect();
+    let paired = |key: &str| pairs.iter().any(|p| key == format!("{p}/chosen") || key == format!("{p}/rejected"));
+    let share = |key: &str| if key.ends_with("accuracies") || key.ends_with("accuracy") { Unit::Percent } else { Unit::Plain };
+    let single = own.iter().filter(|key| !paired(key)).map(|key| {
         let held_out = series("held out", &format!("eval_{key}"), "eval", false);
-        chart(&sentence(key), Unit::Plain, vec![series("training", key, "train", true), held_out])
-    }));
+        chart(&sentence(key), share(key), vec![series("training", key, "train", true), held_out])
+    });
+    // Chosen and rejected belong into one chart: it is their distance that tells.
+    let both = pairs.iter().map(|prefix| {
+        let side = |name: &str| {
+            let held_out = format!("eval_{prefix}/{name}");
+            let there = rows.iter().any(|row| row.contains_key(&held_out));
+            let (key, phase) = if there { (held_out, "eval") } else { (format!("{prefix}/{name}"), "train") };
+            series(name, &key, phase, false)
+        };
+        chart(&sentence(prefix), Unit::Plain, vec![side("chosen"), side("rejected")])
+    });
+    let mut extra: Vec<Chart> = single.chain(both).collect();
+    extra.sort_by_key(|chart| rank(&chart.title));
+    charts.extend(extra.into_iter().take(MAX_EXTRA_CHARTS));
     charts
+}
+
+/// What a reader looks for first comes first.
+fn rank(title: &str) -> usize {
+    let first = ["accuracies", "Accuracy", "margin", "Rewards", "Logps", "Kl", "Entropy"];
+    first.iter().position(|word| title.contains(word)).unwrap_or(first.len())
 }
 
 /// Every key with a number in any row, in order of appearance.
@@ -245,12 +282,34 @@ fn samples(report: &Report, html: &mut String) {
             html.push_str("</div>");
         }
         let _ = write!(html, "<div class=\"text\"><p class=\"question\">{}</p><dl>", escape(&sample.question));
-        let _ = write!(html, "<dt>expected</dt><dd>{}</dd>", escape(&sample.expected));
+        if !sample.expected.is_empty() {
+            let _ = write!(html, "<dt>expected</dt><dd>{}</dd>", escape(&sample.expected));
+        }
+        sample.judged.iter().for_each(|row| judged(row, html));
         answer("before", sample.before.as_deref(), sample.before_correct, html);
         answer("after", sample.after.as_deref(), sample.after_correct, html);
         html.push_str("</dl></div></article>\n");
     }
     html.push_str("</div>\n</section>\n");
+}
+
+fn judged(row: &JudgedRow, html: &mut String) {
+    let values = |values: &[f64]| {
+        // Of several scores, the highest stands out: it is what the model decides for.
+        let highest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let mark = |value: &f64| match values.len() > 1 && *value == highest {
+            true => format!("<b>{value:.2}</b>"),
+            false => format!("{value:.2}"),
+        };
+        values.iter().map(mark).collect::<Vec<_>>().join(", ")
+    };
+    let (name, text) = (escape(&row.name), escape(&row.text));
+    let _ = write!(html, "<dt>{name}</dt><dd>{text}");
+    if !row.before.is_empty() || !row.after.is_empty() {
+        let (before, after) = (values(&row.before), values(&row.after));
+        let _ = write!(html, " <span class=\"judged\">{before} → {after}</span>");
+    }
+    html.push_str("</dd>");
 }
 
 fn answer(name: &str, text: Option<&str>, correct: Option<bool>, html: &mut String) {
@@ -284,7 +343,7 @@ fn evaluations(report: &Report, html: &mut String) {
         for column in &columns {
             let value = row.get(*column).and_then(Value::as_f64);
             let text = match value {
-                Some(share) if column.ends_with("accuracy") || column.contains("exact_match") => {
+                Some(share) if column.ends_with("accuracy") || column.ends_with("accuracies") || column.contains("exact_match") => {
                     format!("{:.1}%", share * 100.0)
                 }
                 Some(value) if value.fract() == 0.0 && value.abs() < 1e15 => format!("{value}"),
@@ -372,6 +431,7 @@ mod tests {
                 after: Some(text()),
                 before_correct: Some(false),
                 after_correct: None,
+                judged: Vec::new(),
             }],
             dropped: vec![(text(), 3)],
             notes: vec![text()],

@@ -1,20 +1,23 @@
 //! The training loop.
 
 use super::Train;
-use super::evaluate::{EvalData, Evaluation, Images, answer, evaluate_loss, exact_match};
+use super::anchor::{Anchor, StoredError};
+use super::evaluate::{EvalData, Evaluation, Evaluator, Images, answer, exact_match};
 use super::log::{Keep, MetricsLog};
-use super::optimizer::{AdamW, GradientSum};
+use super::optimizer::AdamW;
 use super::plan::Plan;
-use super::policy::Policy;
+use super::policy::{Policy, Signal};
 use super::progress::Progress;
 use super::schedule::Schedule;
-use super::state::{self, Counters};
+use super::state::{self, Counters, Saved};
+use super::step::Stepping;
 use super::track::{Tracker, Trackers};
 use crate::checkpoint::{CheckpointError, run as checkpoints};
 use crate::data::{Batch, DataError, DataKind, Dataset, Encoder, LoadedBatch, Loader, LoaderSettings, Place};
+use crate::example::Facts;
 use crate::objectives::{Objective, StepTotals};
 use crate::vlm::Part;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::path::Path;
@@ -40,7 +43,7 @@ pub enum TrainError {
     Loss {
         /// The record.
         place: Place,
-        /// Its summed loss.
+        /// What was read of it, summed.
         value: f64,
         /// The optimizer step.
         step: usize,
@@ -56,6 +59,17 @@ pub enum TrainError {
         value: f64,
         /// The optimizer step.
         step: usize,
+    },
+    /// Stored log-probabilities of a reference that cannot be used.
+    #[error(transparent)]
+    Stored(#[from] StoredError),
+    /// A metric that is to choose the best checkpoint and that no evaluation yields.
+    #[error("train.metric_for_best_model is {wanted}, but an evaluation yields {found}; name one of them")]
+    Metric {
+        /// What the settings name.
+        wanted: String,
+        /// What there is.
+        found: String,
     },
     /// Nothing that a step could change.
     #[error("nothing is trained: {0}")]
@@ -83,6 +97,8 @@ pub struct Trainer<'a, O, K: DataKind> {
     pub settings: &'a Train,
     /// The data that is learned from.
     pub data: TrainData<K>,
+    /// What the training records say besides their conversations, where the objective wants to see it.
+    pub facts: Vec<Facts>,
     /// Held-out data.
     pub eval: Option<EvalData<K>>,
     /// The device, with gradients.
@@ -115,7 +131,7 @@ pub struct Trained<P> {
     pub metrics: Vec<Map<String, Value>>,
 }
 
-impl<O: Objective, K: DataKind> Trainer<'_, O, K> {
+impl<O: Objective<Signal: Signal>, K: DataKind> Trainer<'_, O, K> {
     /// Trains `model`, from a checkpoint where there is one. `trackers` get every row of `metrics.jsonl`.
     ///
     /// # Errors
@@ -123,6 +139,7 @@ impl<O: Objective, K: DataKind> Trainer<'_, O, K> {
     pub fn run<P: Policy>(
         &self,
         model: P,
+        anchor: Anchor<P>,
         resume: Option<&checkpoints::Found>,
         trackers: &mut Trackers,
     ) -> Result<Trained<P>, TrainError> {
@@ -133,9 +150,13 @@ impl<O: Objective, K: DataKind> Trainer<'_, O, K> {
                     .to_owned(),
             ));
         }
-        let (model, optimizer, counters) = match resume {
-            None => (model, AdamW::default(), Counters::default()),
-            Some(found) => state::restore(found, model, &self.device)?,
+        let Saved { model, anchor, optimizer, counters } = match resume {
+            None => {
+                let mut counters = Counters::default();
+                self.objective.begin(&self.facts, &mut counters.objective);
+                Saved { model, anchor, optimizer: AdamW::default(), counters }
+            }
+            Some(found) => state::restore(found, model, anchor, &self.device)?,
         };
         let log = MetricsLog::open(self.run_dir, resume.map(|_| Keep::of(&counters)))?;
         let total = self.data.plan.total_steps;
@@ -144,6 +165,7 @@ impl<O: Objective, K: DataKind> Trainer<'_, O, K> {
             trainer: self,
             schedule: Schedule::new(self.settings, total),
             model: Some(model),
+            anchor,
             optimizer,
             counters,
             log,
@@ -171,6 +193,7 @@ struct Running<'a, 'b, P, O, K: DataKind> {
     schedule: Schedule,
     /// Taken while the optimizer has it, so that no second handle keeps the old weights alive.
     model: Option<P>,
+    anchor: Anchor<P>,
     optimizer: AdamW,
     counters: Counters,
     log: MetricsLog,
@@ -182,7 +205,7 @@ struct Running<'a, 'b, P, O, K: DataKind> {
     reported: HashSet<usize>,
 }
 
-impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
+impl<P: Policy, O: Objective<Signal: Signal>, K: DataKind> Running<'_, '_, P, O, K> {
     fn all(&mut self) -> Result<Trained<P>, TrainError> {
         if self.counters.step == 0 && self.trainer.settings.eval_on_start {
             self.evaluate(Scope::Some)?;
@@ -238,14 +261,14 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
             }
         }
         let batches: Vec<Batch> = micro.into_iter().filter_map(|l| l.batch).collect();
-        let totals = StepTotals { supervised_tokens: batches.iter().map(Batch::num_supervised).sum() };
+        let totals = totals(&batches);
         let tokens: usize = batches.iter().map(Batch::num_tokens).sum();
         let started = Instant::now();
         let factor = self.schedule.factor(self.counters.step);
         let rate = settings.learning_rate * factor;
         let mut loss = f64::NAN;
         let mut norm = f64::NAN;
-        if totals.supervised_tokens > 0 {
+        if totals.supervised_tokens() > 0 || (self.trainer.objective.head().is_some() && totals.examples > 0) {
             // Inside a scope all of rayon's work is entered from a worker: fewer wake-ups per operation. The scope is left
             // before the loader is waited for, whose threads need a worker too.
             (loss, norm) = rayon::scope(|_| self.update(&batches, &totals, step))?;
@@ -268,37 +291,28 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
     /// One optimizer step: loss and gradient norm before clipping.
     fn update(&mut self, batches: &[Batch], totals: &StepTotals, step: usize) -> Result<(f64, f64), TrainError> {
         let settings = self.trainer.settings;
-        let device = &self.trainer.device;
         let Some(model) = self.model.take() else { unreachable!("the model is only taken within a step") };
-        let mut gradients = GradientSum::default();
-        let mut loss: Option<Tensor<1>> = None;
-        for (number, batch) in batches.iter().enumerate() {
-            // Dropout depends on the step alone, so that a resumed run draws what an unbroken one draws.
-            device.seed(mix(settings.seed, step as u64, number as u64));
-            let log_probs = model.log_probs(batch, device);
-            let value = self.trainer.objective.loss(log_probs.values, totals).value;
-            let plain = value.clone().inner();
-            loss = Some(match loss {
-                None => plain,
-                Some(sum) => sum + plain,
-            });
-            if value.is_tracked() {
-                let mut found = value.backward();
-                gradients.add(&model, &mut found);
-            }
-        }
-        let loss: f64 = loss.map_or(f64::NAN, |l| l.into_scalar::<f32>().into());
-        let norm = gradients.global_norm();
-        if !loss.is_finite() || !norm.is_finite() {
-            return Err(blame(&model, batches, device, step, norm));
+        let stepping = Stepping {
+            objective: self.trainer.objective,
+            anchor: &self.anchor,
+            device: &self.trainer.device,
+            seed: settings.seed,
+            step,
+        };
+        let mut found = stepping.gradients(&model, batches, totals, &mut self.counters.objective)?;
+        for metric in found.metrics.drain(..) {
+            self.counters.window_metrics.entry(metric.name.into_owned()).or_default().add(metric.sum, metric.weight);
         }
         let clip = match settings.max_grad_norm {
             0.0 => 1.0,
-            max => (max / (norm + 1e-6)).min(1.0),
+            max => (max / (found.norm + 1e-6)).min(1.0),
         };
         let factor = self.schedule.factor(self.counters.step);
-        self.model = Some(self.optimizer.step(model, gradients, settings, factor, clip));
-        Ok((loss, norm))
+        let model = self.optimizer.step(model, found.gradients, settings, factor, clip);
+        let anchor = std::mem::replace(&mut self.anchor, Anchor::None);
+        self.anchor = anchor.follow(&model, step);
+        self.model = Some(model);
+        Ok((found.loss, found.norm))
     }
 
     fn write_train_row(&mut self, factor: f64, norm: f64, speed: f64) -> Result<(), TrainError> {
@@ -323,6 +337,9 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
             if own != self.trainer.settings.learning_rate {
                 row.insert(key.into(), json!(own * factor));
             }
+        }
+        for (name, mean) in std::mem::take(&mut counters.window_metrics) {
+            row.insert(name, json!(mean.value()));
         }
         row.insert("num_tokens".into(), counters.num_tokens.into());
         row.insert("tokens_per_second".into(), json!(speed));
@@ -366,7 +383,7 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
         self.log.sync()?;
         self.trackers.sync()?;
         let Some(model) = &self.model else { return Ok(()) };
-        state::save(self.trainer.run_dir, model, &self.optimizer, &self.counters)?;
+        state::save(self.trainer.run_dir, model, &self.anchor, &self.optimizer, &self.counters)?;
         let best: Vec<usize> = self.counters.best.iter().map(|b| b.0).collect();
         checkpoints::prune(self.trainer.run_dir, self.trainer.settings.save_total_limit, &best)?;
         self.window_started += started.elapsed();
@@ -376,6 +393,7 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
     fn evaluate(&mut self, scope: Scope) -> Result<(), TrainError> {
         let (Some(eval), Some(model)) = (&self.trainer.eval, &self.model) else { return Ok(()) };
         let generate = match (scope, self.trainer.settings.eval_generate) {
+            _ if !<O::Signal as Signal>::GENERATES => 0,
             (_, 0) => 0,
             (Scope::All, _) => usize::MAX,
             (Scope::Some, some) => some,
@@ -383,7 +401,8 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
         let started = Instant::now();
         let model = model.valid();
         let device = self.trainer.device.clone().inner();
-        let mut found = evaluate_loss(&model, eval, &device)?;
+        let evaluator = Evaluator { objective: self.trainer.objective, anchor: &self.anchor, data: eval, device: &device };
+        let mut found = evaluator.run(&model, &self.counters.objective)?;
         let indices = spread(eval.dataset.len(), generate);
         let answers = answer(&model, eval, &indices, Images::Own, &device)?;
         if !answers.is_empty() {
@@ -394,7 +413,7 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
             let shuffled = answer(&model, eval, &indices, Images::Shuffled, &device)?;
             row.insert("eval_exact_match_shuffled_images".into(), json!(exact_match(&shuffled)));
         }
-        self.note_best(&found);
+        self.note_best(&row)?;
         self.announce(&row);
         self.log(row)?;
         self.window_started += started.elapsed();
@@ -413,9 +432,14 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
         row.insert("step".into(), self.counters.step.into());
         row.insert("epoch".into(), json!(epoch));
         row.insert("eval_loss".into(), json!(found.loss));
-        row.insert("eval_token_accuracy".into(), json!(found.token_accuracy));
+        if let Some(accuracy) = found.token_accuracy {
+            row.insert("eval_token_accuracy".into(), json!(accuracy));
+        }
         if let Some(exact) = found.exact_match {
             row.insert("eval_exact_match".into(), json!(exact));
+        }
+        for (name, value) in &found.metrics {
+            row.insert(format!("eval_{name}"), json!(value));
         }
         row.insert("eval_seconds".into(), json!(seconds));
         if found.skipped > 0 {
@@ -431,6 +455,8 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
             text += &format!(" loss {loss:.4}");
         }
         for (key, label) in [
+            ("eval_rewards/accuracies", "preference accuracy"),
+            ("eval_accuracy", "accuracy"),
             ("eval_token_accuracy", "token accuracy"),
             ("eval_exact_match", "exact match"),
             ("eval_exact_match_shuffled_images", "exact match with the images shuffled"),
@@ -445,14 +471,18 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
         self.progress.message(&text);
     }
 
-    fn note_best(&mut self, found: &Evaluation) {
-        let (value, higher_is_better) = match self.trainer.settings.metric_for_best_model.as_str() {
-            "eval_token_accuracy" => (Some(found.token_accuracy), true),
-            "eval_exact_match" => (found.exact_match, true),
-            _ => (Some(found.loss), false),
+    fn note_best(&mut self, row: &Map<String, Value>) -> Result<(), TrainError> {
+        let wanted = &self.trainer.settings.metric_for_best_model;
+        let Some(value) = row.get(wanted).and_then(Value::as_f64) else {
+            let metrics = row.keys().filter(|key| key.starts_with("eval_") && *key != "eval_seconds");
+            let found = metrics.map(String::as_str).collect::<Vec<_>>().join(", ");
+            return Err(TrainError::Metric { wanted: wanted.clone(), found });
         };
         // Step 0 has no checkpoint that could be the best one.
-        let Some(value) = value.filter(|v| self.counters.step > 0 && v.is_finite()) else { return };
+        if self.counters.step == 0 || !value.is_finite() {
+            return Ok(());
+        }
+        let higher_is_better = self.trainer.settings.greater_is_better();
         let better = match self.counters.best {
             None => true,
             Some((_, best)) if higher_is_better => value > best,
@@ -461,6 +491,7 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
         if better {
             self.counters.best = Some((self.counters.step, value));
         }
+        Ok(())
     }
 
     fn finish(&mut self, ended: Ended) -> Result<Trained<P>, TrainError> {
@@ -478,31 +509,20 @@ impl<P: Policy, O: Objective, K: DataKind> Running<'_, '_, P, O, K> {
     }
 }
 
-/// Finds the record whose loss is not finite; where there is none, the gradient is to blame.
-fn blame<P: Policy>(model: &P, batches: &[Batch], device: &Device, step: usize, norm: f64) -> TrainError {
-    let (model, device) = (model.valid(), device.clone().inner());
+/// What an optimizer step counts.
+fn totals(batches: &[Batch]) -> StepTotals {
+    let mut totals = StepTotals { training: true, ..StepTotals::default() };
     for batch in batches {
-        let scored = model.score(batch, &device);
-        for (row, values) in scored.log_probs.iter().enumerate() {
-            let sum: f64 = values.iter().map(|&v| -f64::from(v)).sum();
-            if !sum.is_finite() {
-                return TrainError::Loss { place: batch.places[row].clone(), value: sum, step };
-            }
-        }
+        totals.examples += batch.examples();
+        let tokens = batch.supervised_by_place();
+        totals.tokens.resize(tokens.len().max(totals.tokens.len()), 0);
+        totals.tokens.iter_mut().zip(tokens).for_each(|(sum, n)| *sum += n);
     }
-    TrainError::Gradient { place: batches[0].places[0].clone(), value: norm, step }
+    totals
 }
 
 /// `wanted` indices spread evenly over `length`.
 fn spread(length: usize, wanted: usize) -> Vec<usize> {
     let wanted = wanted.min(length);
     (0..wanted).map(|i| i * length / wanted).collect()
-}
-
-/// One seed from three numbers (SplitMix64's finaliser over their combination).
-fn mix(seed: u64, step: u64, number: u64) -> u64 {
-    let mut z = seed ^ step.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ number.wrapping_mul(0xD1B5_4A32_D192_ED03);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }

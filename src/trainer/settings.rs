@@ -3,6 +3,9 @@
 use super::track::ReportTo;
 use crate::settings::{Component, Kind, SettingError};
 
+/// Parameters of [`Train`] that are about generated answers: a model that yields scores has none.
+pub const GENERATION_ONLY: &[&str] = &["eval_generate", "eval_shuffled_images", "max_new_tokens"];
+
 /// What stands in a recipe's `train` slot: settings that yield [`Train`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a set of training settings",
@@ -83,8 +86,10 @@ crate::component! {
         pub save_steps: Option<usize> = None => Kind::count().or_none(),
         /// Checkpoints that are kept, the best one among them.
         pub save_total_limit: usize = 2 => Kind::count(),
-        /// What makes a checkpoint the best.
-        pub metric_for_best_model: String = "eval_loss".to_owned() => Kind::choice(&["eval_loss", "eval_token_accuracy", "eval_exact_match"]),
+        /// What makes a checkpoint the best: the name of any number that an evaluation logs.
+        pub metric_for_best_model: String = "eval_loss".to_owned() => Kind::text(),
+        /// Whether more of it is better; left open, less of a loss, a KL or a perplexity is, and more of everything else.
+        pub greater_is_better: Option<bool> = None => Kind::bool().or_none(),
         /// `final/` holds the best checkpoint's weights instead of the last step's.
         pub load_best_model_at_end: bool = false => Kind::bool(),
         /// Holds frozen weights and computes activations in bf16; for GPUs.
@@ -100,6 +105,13 @@ crate::component! {
 }
 
 impl Train {
+    /// Whether more of `metric_for_best_model` is better.
+    pub fn greater_is_better(&self) -> bool {
+        let metric = &self.metric_for_best_model;
+        let less = metric.ends_with("loss") || metric.ends_with("kl") || metric.ends_with("perplexity");
+        self.greater_is_better.unwrap_or(!less)
+    }
+
     fn check_best(&self) -> Result<(), SettingError> {
         if self.metric_for_best_model == "eval_exact_match" && self.eval_generate == 0 {
             return Err(SettingError::rule(

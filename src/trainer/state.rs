@@ -1,13 +1,17 @@
 //! What a run checkpoint holds: trained weights, moments, counters.
 
+use super::anchor::Anchor;
+use super::policy::Policy;
 use super::optimizer::{AdamW, Moments, flat};
 use crate::checkpoint::{self, CheckpointError, HostTensor, Pending, Shards, bridge, run};
+use crate::nn::params::{ParamInfo, list_trainable};
 use burn::module::Module;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
+const REFERENCE: &str = "reference.safetensors";
 const WEIGHTS: &str = "trainable.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 
@@ -25,6 +29,12 @@ pub struct Counters {
     pub window_loss: f64,
     /// Steps since the last log line.
     pub window_steps: usize,
+    /// The objective's metrics since the last log line.
+    #[serde(default)]
+    pub window_metrics: BTreeMap<String, Mean>,
+    /// What the objective carries from step to step.
+    #[serde(default)]
+    pub objective: crate::objectives::State,
     /// Seconds of training, evaluation and checkpoints aside.
     #[serde(with = "exact")]
     pub train_seconds: f64,
@@ -32,6 +42,30 @@ pub struct Counters {
     pub skipped: BTreeMap<String, usize>,
     /// The best evaluation so far: step and value.
     pub best: Option<(usize, f64)>,
+}
+
+/// A weighted mean that is still being added to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Mean {
+    /// Sum of the values, each times its weight.
+    #[serde(with = "exact")]
+    pub sum: f64,
+    /// Sum of the weights.
+    #[serde(with = "exact")]
+    pub weight: f64,
+}
+
+impl Mean {
+    /// Adds a sum of values and their weight.
+    pub fn add(&mut self, sum: f64, weight: f64) {
+        self.sum += sum;
+        self.weight += weight;
+    }
+
+    /// The mean; not a number where nothing was added.
+    pub fn value(&self) -> f64 {
+        self.sum / self.weight
+    }
 }
 
 /// A number as its bits: decimal text may come back one bit off.
@@ -51,9 +85,10 @@ mod exact {
 ///
 /// # Errors
 /// [`CheckpointError::Io`].
-pub fn save<M: Module>(
+pub fn save<M: Policy>(
     run_dir: &Path,
     model: &M,
+    anchor: &Anchor<M>,
     optimizer: &AdamW,
     counters: &Counters,
 ) -> Result<PathBuf, CheckpointError> {
@@ -66,10 +101,16 @@ pub fn save<M: Module>(
         moments.push(Pending::owned(format!("{name}/steps"), vec![1], checkpoint::Dtype::U64, steps));
     }
     let weights = weights.into_iter().map(|(name, tensor)| Pending::host(name, tensor)).collect();
-    let files = vec![
+    let mut files = vec![
         (WEIGHTS.to_owned(), run::Content::Tensors(weights)),
         (OPTIMIZER.to_owned(), run::Content::Tensors(moments)),
     ];
+    if let Some(reference) = anchor.changing() {
+        let trained: HashSet<String> = list_trainable(model).into_iter().map(|p| p.name).collect();
+        let weights = bridge::to_host(reference, |name, _| trained.contains(name));
+        let weights = weights.into_iter().map(|(name, tensor)| Pending::host(name, tensor)).collect();
+        files.push((REFERENCE.to_owned(), run::Content::Tensors(weights)));
+    }
     let state = serde_json::to_value(counters).map_err(|error| {
         let path = run_dir.join("state.json");
         CheckpointError::Json { path, line: 0, column: 0, message: error.to_string() }
@@ -88,17 +129,39 @@ pub fn counters(found: &run::Found) -> Result<Counters, CheckpointError> {
     })
 }
 
-/// Puts a checkpoint's weights into `model` and reads the optimizer and the counters.
+/// What a checkpoint brings back.
+#[derive(Debug)]
+pub struct Saved<M> {
+    /// The model.
+    pub model: M,
+    /// The reference.
+    pub anchor: Anchor<M>,
+    /// The moments.
+    pub optimizer: AdamW,
+    /// The counters.
+    pub counters: Counters,
+}
+
+/// Puts a checkpoint's weights into `model`, and into a reference that changes, and reads the optimizer and the counters.
 ///
 /// # Errors
 /// [`CheckpointError`] where the checkpoint does not belong to this model.
-pub fn restore<M: Module>(
+pub fn restore<M: Policy>(
     found: &run::Found,
     model: M,
+    anchor: Anchor<M>,
     device: &Device,
-) -> Result<(M, AdamW, Counters), CheckpointError> {
+) -> Result<Saved<M>, CheckpointError> {
     let counters = counters(found)?;
     let model = restore_weights(&found.path, model, device)?;
+    let anchor = match anchor {
+        Anchor::Model(reference, Some(sync)) => {
+            let trained = list_trainable(&model);
+            let plain = device.clone().inner();
+            Anchor::Model(assign(&found.path.join(REFERENCE), reference, trained, &plain)?, Some(sync))
+        }
+        other => other,
+    };
     let shards = Shards::open_file(&found.path.join(OPTIMIZER))?;
     let mut optimizer = AdamW::default();
     for view in shards.iter() {
@@ -116,7 +179,7 @@ pub fn restore<M: Module>(
         };
         optimizer.moments.insert(name.to_owned(), moments);
     }
-    Ok((model, optimizer, counters))
+    Ok(Saved { model, anchor, optimizer, counters })
 }
 
 /// Puts a checkpoint's weights into `model`.
@@ -124,8 +187,19 @@ pub fn restore<M: Module>(
 /// # Errors
 /// [`CheckpointError`] where the checkpoint does not belong to this model.
 pub fn restore_weights<M: Module>(checkpoint: &Path, model: M, device: &Device) -> Result<M, CheckpointError> {
-    let shards = Shards::open_file(&checkpoint.join(WEIGHTS))?;
-    let expected: Vec<checkpoint::Expected> = crate::nn::params::list_trainable(&model)
+    let trained = list_trainable(&model);
+    assign(&checkpoint.join(WEIGHTS), model, trained, device)
+}
+
+/// Gives a model the parameters in `file`, which must be exactly these.
+fn assign<M: Module>(
+    file: &Path,
+    model: M,
+    parameters: Vec<ParamInfo>,
+    device: &Device,
+) -> Result<M, CheckpointError> {
+    let shards = Shards::open_file(file)?;
+    let expected: Vec<checkpoint::Expected> = parameters
         .into_iter()
         .map(|p| checkpoint::Expected::required(p.name, p.shape))
         .collect();

@@ -2,7 +2,7 @@
 
 use crate::data::Batch;
 use crate::nn::SequenceLayout;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 
 /// One batch on a device.
 #[derive(Clone, Debug)]
@@ -14,6 +14,8 @@ pub struct VlmInputs {
     /// Pixels `[n, 3, h, w]`, and for each of the `b·t` positions its row in the table of token embeddings (`b·t` rows)
     /// followed by image features.
     pub images: Option<(Tensor<4>, Tensor<1, Int>)>,
+    /// NEFTune's α: noise that is added to the token embeddings; 0 for none.
+    pub embedding_noise: f64,
 }
 
 /// Where the supervised tokens are, and what they should be.
@@ -23,6 +25,8 @@ pub struct Targets {
     pub predictors_s: Tensor<1, Int>,
     /// The supervised tokens, `[s]`.
     pub ids_s: Tensor<1, Int>,
+    /// The same in host memory.
+    pub host_ids: Vec<u32>,
     /// Number of supervised tokens.
     pub count: usize,
     /// Supervised tokens of each row.
@@ -43,10 +47,25 @@ impl VlmInputs {
             layout: SequenceLayout::with_starts(batch.starts.clone()),
             images: (!batch.images.is_empty()).then(|| {
                 let (h, w) = batch.image_size;
-                let pixels = TensorData::new(batch.pixel_values.clone(), [batch.images.len(), 3, h, w]);
+                let pixels = TensorData::new(batch.pixel_values.clone(), [batch.num_images(), 3, h, w]);
                 (Tensor::from_data(pixels, device), ints(splice_index(batch), device))
             }),
+            embedding_noise: 0.0,
         }
+    }
+
+    /// The embeddings with uniform noise in `±α/√(t·d)` on every position, padding too.
+    ///
+    /// # Source
+    /// Jain et al. 2023 (NEFTune); transformers' `neftune_noise_alpha`, where `t` is the padded length.
+    pub(super) fn with_noise(&self, x_btd: Tensor<3>) -> Tensor<3> {
+        if self.embedding_noise == 0.0 {
+            return x_btd;
+        }
+        let [_, t, d] = x_btd.dims();
+        let bound = self.embedding_noise / ((t * d) as f64).sqrt();
+        let noise = x_btd.clone().inner().random_like(Distribution::Uniform(-bound, bound));
+        if x_btd.device().is_autodiff() { x_btd + noise.autodiff() } else { x_btd + noise }
     }
 }
 
@@ -54,12 +73,11 @@ impl VlmInputs {
 fn splice_index(batch: &Batch) -> Vec<i32> {
     let positions = batch.rows * batch.length;
     let mut index: Vec<i32> = (0..positions as i32).collect();
-    let mut feature = positions as i32;
     for slot in &batch.images {
-        for place in &mut index[slot.row * batch.length + slot.start..][..slot.length] {
-            *place = feature;
-            feature += 1;
-        }
+        // All images have as many features: one encoder made them.
+        let first = positions + slot.image * slot.length;
+        let places = &mut index[slot.row * batch.length + slot.start..][..slot.length];
+        places.iter_mut().zip(first..).for_each(|(place, feature)| *place = feature as i32);
     }
     index
 }
@@ -67,13 +85,26 @@ fn splice_index(batch: &Batch) -> Vec<i32> {
 impl Targets {
     /// The supervised tokens of a batch. The first token of a row has nothing before it and is never a target.
     pub fn upload(batch: &Batch, device: &Device) -> Self {
+        Self::of(batch, device, |flat| batch.supervised[flat])
+    }
+
+    /// The tokens that are not supervised, images aside.
+    pub fn prompt(batch: &Batch, device: &Device) -> Self {
+        let mut image = vec![false; batch.supervised.len()];
+        for slot in &batch.images {
+            image[slot.row * batch.length + slot.start..][..slot.length].fill(true);
+        }
+        Self::of(batch, device, |flat| !batch.supervised[flat] && !image[flat])
+    }
+
+    fn of(batch: &Batch, device: &Device, wanted: impl Fn(usize) -> bool) -> Self {
         let t = batch.length;
         let (mut predictors, mut ids, mut per_row) = (Vec::new(), Vec::new(), Vec::new());
         for row in 0..batch.rows {
             let before = ids.len();
             for position in batch.starts[row] + 1..batch.ends[row] {
                 let flat = row * t + position;
-                if batch.supervised[flat] {
+                if wanted(flat) {
                     predictors.push(flat as i32 - 1);
                     ids.push(batch.input_ids[flat]);
                 }
@@ -81,8 +112,24 @@ impl Targets {
             per_row.push(ids.len() - before);
         }
         let count = ids.len();
-        Self { predictors_s: ints(predictors, device), ids_s: ints(ids, device), count, per_row }
+        let host_ids = ids.iter().map(|&id| id as u32).collect();
+        Self { predictors_s: ints(predictors, device), ids_s: ints(ids, device), host_ids, count, per_row }
     }
+}
+
+/// The flat position of the last token of each row.
+pub fn last_tokens(batch: &Batch, device: &Device) -> Tensor<1, Int> {
+    ints((0..batch.rows).map(|row| (row * batch.length + batch.ends[row] - 1) as i32).collect(), device)
+}
+
+/// The flat positions of the supervised tokens themselves, and how many each row has.
+pub fn marked_tokens(batch: &Batch, device: &Device) -> (Tensor<1, Int>, Vec<usize>) {
+    let marked = |row: usize| {
+        let flat = move |position| row * batch.length + position;
+        (batch.starts[row]..batch.ends[row]).map(flat).filter(|&flat| batch.supervised[flat])
+    };
+    let per_row = (0..batch.rows).map(|row| marked(row).count()).collect();
+    (ints((0..batch.rows).flat_map(marked).map(|flat| flat as i32).collect(), device), per_row)
 }
 
 fn ints(values: Vec<i32>, device: &Device) -> Tensor<1, Int> {

@@ -12,6 +12,8 @@ use crate::vision::VisionTower;
 const TOWER: &str = "vision_tower.";
 const PROJECTOR: &str = "multi_modal_projector.";
 const LANGUAGE: &str = "language_model.";
+/// The head that yields scores, which stands beside the model in transformers' classes.
+pub const SCORE: &str = "score.";
 const ORIGINAL_TOWER: &str = "model.vision_tower.vision_tower.";
 const ORIGINAL_PROJECTOR: &str = "model.mm_projector.";
 
@@ -86,6 +88,9 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Vlm<L, T, P> {
                 Layout::Original => format!("{ORIGINAL_PROJECTOR}{}", self.multi_modal_projector.original_key(rest)),
                 _ => format!("{PROJECTOR}{}", self.multi_modal_projector.file_key(rest)),
             });
+        }
+        if parameter.starts_with(SCORE) {
+            return Some(parameter.to_owned());
         }
         let key = self.language_model.file_key(parameter.strip_prefix(LANGUAGE)?);
         Some(match layout {

@@ -5,19 +5,19 @@ mod inputs;
 mod keys;
 mod original;
 
-pub use inputs::{Targets, VlmInputs};
-pub use keys::{IGNORED, Layout, Part, Rules, peft_rename};
+pub use inputs::{Targets, VlmInputs, last_tokens, marked_tokens};
+pub use keys::{IGNORED, Layout, Part, Rules, SCORE, peft_rename};
 pub use original::{APART, Original, for_original_code, is_original, to_original};
 
 use crate::models::CausalLm;
 use crate::nn::{
-    KvCache, Linear, SequenceLayout, TokenStats, VirtualPlace, VirtualTokens, cast_to, put_in_front, token_log_probs,
-    token_stats,
+    KvCache, Linear, SequenceLayout, TokenStats, VirtualPlace, VirtualTokens, cast_to, put_in_front, to_f32,
+    token_log_probs, token_stats,
 };
 use crate::projector::ProjectorModel;
 use crate::vision::VisionTower;
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
 
 /// Any encoder, any projector, any language model; without images it is the language model alone.
 #[derive(Module, Debug)]
@@ -28,6 +28,8 @@ pub struct Vlm<L, T, P> {
     pub multi_modal_projector: P,
     /// Reads tokens and projected features alike.
     pub language_model: L,
+    /// Yields scores in place of the next token: transformers' `score`.
+    pub score: Option<Linear>,
     /// What a tuner has put in front of every row. Without it the model is the base again, to the bit.
     pub virtual_tokens: Option<VirtualTokens>,
 }
@@ -47,6 +49,7 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Vlm<L, T, P> {
     /// `[b, t, d]`.
     pub fn embed(&self, inputs: &VlmInputs) -> Tensor<3> {
         let x_btd = self.language_model.embed(inputs.ids_bt.clone());
+        let x_btd = inputs.with_noise(x_btd);
         let Some((pixels, index)) = &inputs.images else { return x_btd };
         let [b, t, d] = x_btd.dims();
         let features = self.multi_modal_projector.forward(self.vision_tower.encode(pixels.clone()));
@@ -116,10 +119,35 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Vlm<L, T, P> {
         token_stats(rows, self.language_model.head(), targets.ids_s.clone())
     }
 
-    fn predicting_rows(&self, inputs: &VlmInputs, targets: &Targets) -> Tensor<2> {
+    /// Final hidden states at flat positions of the batch.
+    ///
+    /// # Shapes
+    /// `positions_n: [n]` to `[n, d]`.
+    pub fn hidden_at(&self, inputs: &VlmInputs, positions_n: Tensor<1, Int>) -> Tensor<2> {
         let hidden = self.hidden(inputs, None);
         let [b, t, d] = hidden.dims();
-        hidden.reshape([b * t, d]).select(0, targets.predictors_s.clone())
+        hidden.reshape([b * t, d]).select(0, positions_n)
+    }
+
+    /// The head's scores of hidden states, f32; differentiable. `None` where the model has no such head.
+    ///
+    /// # Shapes
+    /// `[n, d]` to `[n, k]`.
+    pub fn scores(&self, hidden_nd: Tensor<2>) -> Option<Tensor<2>> {
+        self.score.as_ref().map(|head| to_f32(head.forward(hidden_nd)))
+    }
+
+    fn predicting_rows(&self, inputs: &VlmInputs, targets: &Targets) -> Tensor<2> {
+        self.hidden_at(inputs, targets.predictors_s.clone())
+    }
+
+    /// The same model with nothing but its own weights: every adapter taken off. Weights are shared, not copied.
+    pub fn without_adapters(&self) -> Self {
+        let mut model = self.clone();
+        model.visit_linears(&mut |_, linear| linear.adapter = None);
+        model.language_model.token_table_mut().adapter = None;
+        model.virtual_tokens = None;
+        model
     }
 
     /// Every linear layer of the language model, with its path inside it.

@@ -10,6 +10,7 @@ mod forward;
 mod generation;
 mod original;
 mod prompt_learning;
+mod prompt_starts;
 mod round_trip;
 mod tools;
 mod tower;

@@ -6,7 +6,7 @@ use burn::tensor::{Gradients, Tensor};
 use firebrick::data::{Batch, PadSide};
 use firebrick::models::Llama;
 use firebrick::nn::params::{self, NamedVisitor};
-use firebrick::objectives::{Objective, Sft, StepTotals};
+use firebrick::objectives::{Inputs, Objective, Sft, State, StepTotals, Wants};
 use firebrick::projector::Projector;
 use firebrick::recipe::VlmOf;
 use firebrick::trainer::{AdamW, GradientSum, Policy, Train};
@@ -119,8 +119,10 @@ fn trained<V: VisionEncoder, P: Projector>(case: &Case<V, P>, tower: Tower) -> V
 }
 
 fn loss<V: VisionEncoder, P: Projector>(model: &VlmOf<Llama, V, P>, batch: &Batch, case: &Case<V, P>) -> Tensor<1> {
-    let step = StepTotals { supervised_tokens: batch.num_supervised() };
-    Sft::default().loss(Policy::log_probs(model, batch, &case.device).values, &step).value
+    let step = StepTotals { examples: batch.rows, tokens: batch.supervised_by_place(), training: true };
+    let policy = Policy::log_probs(model, batch, &case.device, &Wants::default());
+    let inputs = Inputs { policy, reference: None, mismatched: None, facts: &batch.facts };
+    Sft::default().loss(inputs, &step, &mut State::default()).value
 }
 
 fn scalar(loss: &Tensor<1>) -> f64 {

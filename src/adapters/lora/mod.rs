@@ -4,7 +4,7 @@ mod peft;
 mod rule;
 mod target;
 
-use super::{Adapter, AdapterError, PeftContext};
+use super::{Adapter, AdapterError, PeftContext, Removable};
 use crate::models::CausalLm;
 use crate::nn::{AdapterSlot, Linear};
 use crate::settings::{Kind, SettingError};
@@ -69,6 +69,8 @@ impl Lora {
         }
     }
 }
+
+impl Removable for Lora {}
 
 impl Adapter for Lora {
     const FREEZES_LANGUAGE_MODEL: bool = true;

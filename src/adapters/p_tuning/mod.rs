@@ -3,7 +3,7 @@
 mod rule;
 
 use super::prompt_learning::{self, Drawing, MOST, Reader};
-use super::{Adapter, AdapterError, PeftContext, Start};
+use super::{Adapter, AdapterError, PeftContext, Removable, Start};
 use crate::models::CausalLm;
 use crate::nn::{VirtualPlace, VirtualTokens};
 use crate::settings::{Component, Kind, SettingError};
@@ -61,6 +61,8 @@ impl PTuning {
         Ok(())
     }
 }
+
+impl Removable for PTuning {}
 
 impl Adapter for PTuning {
     const FREEZES_LANGUAGE_MODEL: bool = true;

@@ -5,38 +5,51 @@ use std::path::PathBuf;
 use super::row::{self, Row};
 use super::turns::{self, arrange};
 use super::{DataError, DataKind, Images, Place, Reading, Sample};
-use crate::settings::Kind;
+use crate::example::Supervised;
 use crate::text::{Message, Role};
+use serde_json::json;
 
 const TURNS: &str = "conversations";
 const ROLES: &str = "\"human\" or \"user\", \"gpt\" or \"assistant\", and \"system\"";
 
-crate::component! {
+crate::data_component! {
     /// Records of LLaVA's instruction tuning: a conversation, with one image, several (`"image": ["a.png", "b.png"]`) or none.
     ///
     /// Every `<image>` in a turn stands for the next image of the record, and there must be as many as images.
     ///
     /// # Source
     /// Liu et al. 2023, `llava/train/train.py` and the published `llava_v1_5_mix665k.json`.
-    pub struct LlavaData, LlavaDataBuilder {
-        /// One of LLaVA's conversations (`v1`, `plain`, …), or `checkpoint` for the checkpoint's own; left open, v1 for LLaVA.
-        pub template: Option<String> = None => Kind::text().or_none(),
-        /// The most tokens a record may have, image tokens included.
-        pub max_tokens_count: usize = 2048 => Kind::count(),
-        /// What is done with a longer record.
-        pub overlong: String = "truncate".to_owned() => Kind::choice(&["truncate", "skip", "error"]),
-        /// What is done with a record that is refused.
-        pub bad_record: String = "error".to_owned() => Kind::choice(&["error", "skip"]),
-    }
+    pub struct LlavaData, LlavaDataBuilder {}
 }
 
 impl DataKind for LlavaData {
     type Media = Images;
+    type Shape = Supervised;
 
     const FIELDS: &'static [&'static str] = &["id", "image", TURNS, "conversations[].from", "conversations[].value"];
 
     fn reading(&self) -> Reading {
-        Reading::parse(self.template.clone(), self.max_tokens_count, &self.overlong, &self.bad_record)
+        self.common()
+    }
+
+    fn to_row(&self, sample: &Sample) -> Option<Row> {
+        let turn = |message: &Message| {
+            let from = match message.role {
+                Role::Assistant => "gpt",
+                Role::System => "system",
+                _ => "human",
+            };
+            json!({"from": from, "value": turns::join_images(&message.content)})
+        };
+        let mut row = Row::new();
+        row.insert("id".into(), sample.id.clone().into());
+        match sample.images.as_slice() {
+            [] => {}
+            [one] => drop(row.insert("image".into(), json!(one))),
+            several => drop(row.insert("image".into(), json!(several))),
+        }
+        row.insert(TURNS.into(), sample.conversation.messages.iter().map(turn).collect());
+        Some(row)
     }
 
     fn parse(&self, row: &Row, place: &Place) -> Result<Sample, DataError> {
@@ -56,6 +69,7 @@ impl DataKind for LlavaData {
             id,
             conversation: arranged.conversation,
             images,
+            target: (),
             dropped_leading: arranged.dropped_leading,
             place: place.clone(),
         })

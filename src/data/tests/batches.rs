@@ -29,7 +29,7 @@ fn padding_by_hand() {
     // A real 8 is learned although 8 is also what fills.
     assert_eq!(right.labels(), [-100, -100, 8, -100, -100, 4, 6, -100, -100, -100]);
     assert_eq!((right.starts, right.ends), (vec![0, 0], vec![4, 2]));
-    assert_eq!(right.images, [ImageSlot { row: 0, start: 0, length: 2 }]);
+    assert_eq!(right.images, [ImageSlot { row: 0, start: 0, length: 2, image: 0 }]);
     let left = collate(&rows, &Padding { token: 8, side: PadSide::Left, multiple_of: 1 });
     assert_eq!(left.input_ids, [3, 3, 8, 7, 8, 8, 4, 6]);
     assert_eq!((&left.starts[..], &left.ends[..]), (&[0, 2][..], &[4, 4][..]));
@@ -65,7 +65,8 @@ proptest! {
             let learned = batch.supervised[whole].iter().filter(|&&s| s).count();
             prop_assert_eq!(learned, row.supervised.iter().filter(|&&s| s).count());
             for at in &row.image_positions {
-                let expected = ImageSlot { row: i, start: batch.starts[i] + at.start, length: at.len() };
+                let image = batch.images.iter().filter(|slot| slot.row < i).count();
+                let expected = ImageSlot { row: i, start: batch.starts[i] + at.start, length: at.len(), image };
                 prop_assert_eq!(slots.next(), Some(&expected));
             }
         }

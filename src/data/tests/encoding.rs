@@ -7,14 +7,19 @@ use serde_json::json;
 
 use super::{Folder, IMAGE_ID, TOKENS_PER_IMAGE, encoder, record};
 use crate::data::encode::truncate;
-use crate::data::{DataError, Encoded, Outcome, Overlong, SkipReason, check};
+use crate::data::{Check, DataError, Encoded, Example, Outcome, Overlong, SkipReason, check};
 use crate::text::EncodedText;
 
-fn whole(outcome: Outcome<Encoded>) -> Encoded {
+fn whole(outcome: Outcome<Example>) -> Encoded {
     match outcome {
-        Outcome::Whole(encoded) => encoded,
+        Outcome::Whole(example) => only(example),
         other => panic!("not whole: {other:?}"),
     }
+}
+
+fn only(mut example: Example) -> Encoded {
+    assert_eq!(example.rows.len(), 1);
+    example.rows.swap_remove(0)
 }
 
 #[test]
@@ -57,6 +62,7 @@ fn overlong_records_are_cut_skipped_or_refused() {
 
     match at(length - 2, Overlong::Truncate).expect("encoded") {
         Outcome::Truncated { kept, tokens } => {
+            let kept = only(kept);
             assert_eq!((kept.input_ids.len(), tokens), (length - 2, length));
             assert_eq!(kept.input_ids[..], full.input_ids[..length - 2]);
         }
@@ -108,7 +114,7 @@ fn the_preflight_counts_everything() {
         let progress = |done| {
             calls.fetch_max(done, Ordering::Relaxed);
         };
-        let checked = check(&data, &encoder(80, Overlong::Truncate), decode, progress);
+        let checked = check(&data, &encoder(80, Overlong::Truncate), &Check { decode, ..Check::default() }, progress);
         assert_eq!(calls.into_inner(), records.len());
         assert_eq!((checked.ok, checked.refused()), (2, 32), "{:?}", checked.problems);
         assert_eq!(checked.problem_counts["unknown role"], 31);
@@ -134,7 +140,7 @@ fn a_record_without_supervision_is_refused() {
         {"role": "assistant", "content": "a", "disable_loss": true}]});
     let file = folder.write("m.jsonl", row.to_string());
     let data = Dataset::open(MessagesData::default(), &[file], &[]).expect("a data set");
-    let checked = check(&data, &encoder(500, Overlong::Error), false, |_| {});
+    let checked = check(&data, &encoder(500, Overlong::Error), &Check::default(), |_| {});
     assert!(matches!(checked.problems[..], [DataError::NoSupervision { .. }]));
 }
 

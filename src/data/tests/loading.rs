@@ -15,7 +15,7 @@ use crate::settings::{Component, Parameter};
 
 fn settings(workers: usize, prefetch: usize, bad_record: BadRecord) -> LoaderSettings {
     let padding = Padding { token: 4, side: PadSide::Right, multiple_of: 8 };
-    LoaderSettings { workers, prefetch, bad_record, padding }
+    LoaderSettings { workers, prefetch, bad_record, padding, mismatched: false }
 }
 
 fn mixed(folder: &Folder, records: usize) -> Dataset<LlavaData> {
@@ -97,6 +97,7 @@ impl Component for Fragile {
 
 impl DataKind for Fragile {
     type Media = TextOnly;
+    type Shape = crate::example::Supervised;
     const FIELDS: &'static [&'static str] = &["id"];
 
     fn parse(&self, row: &Row, place: &Place) -> Result<Sample, DataError> {

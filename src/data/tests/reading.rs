@@ -6,7 +6,7 @@ use super::{Folder, record};
 use crate::data::{DataError, DataKind, Dataset, LlavaData, MessagesData, Place, Sample};
 use crate::text::{Part, Role};
 
-fn parse<K: DataKind>(kind: K, row: Value) -> Result<Sample, DataError> {
+fn parse<K: DataKind>(kind: K, row: Value) -> Result<Sample<K::Shape>, DataError> {
     kind.parse(row.as_object().expect("an object"), &Place::new(std::path::Path::new("t.json"), 7))
 }
 

@@ -3,36 +3,28 @@
 use super::row::{self, Row};
 use super::turns::arrange;
 use super::{DataError, DataKind, Place, Reading, Sample, TextOnly};
-use crate::settings::Kind;
+use crate::example::Supervised;
 use crate::text::{Message, Role};
 
 const TURNS: &str = "messages";
 const ROLES: &str = "\"user\", \"assistant\" and \"system\"";
 
-crate::component! {
+crate::data_component! {
     /// Hugging Face's chat rows without media; an `<image>` in the text is plain text.
     ///
     /// `"disable_loss": true` on an assistant message keeps it as context and learns nothing from it.
-    pub struct MessagesData, MessagesDataBuilder {
-        /// One of LLaVA's conversations (`v1`, `plain`, …), or `checkpoint` for the checkpoint's own; left open, v1 for LLaVA.
-        pub template: Option<String> = None => Kind::text().or_none(),
-        /// The most tokens a record may have, image tokens included.
-        pub max_tokens_count: usize = 2048 => Kind::count(),
-        /// What is done with a longer record.
-        pub overlong: String = "truncate".to_owned() => Kind::choice(&["truncate", "skip", "error"]),
-        /// What is done with a record that is refused.
-        pub bad_record: String = "error".to_owned() => Kind::choice(&["error", "skip"]),
-    }
+    pub struct MessagesData, MessagesDataBuilder {}
 }
 
 impl DataKind for MessagesData {
     type Media = TextOnly;
+    type Shape = Supervised;
 
     const FIELDS: &'static [&'static str] =
         &["id", TURNS, "messages[].role", "messages[].content", "messages[].disable_loss"];
 
     fn reading(&self) -> Reading {
-        Reading::parse(self.template.clone(), self.max_tokens_count, &self.overlong, &self.bad_record)
+        self.common()
     }
 
     fn parse(&self, row: &Row, place: &Place) -> Result<Sample, DataError> {
@@ -47,6 +39,7 @@ impl DataKind for MessagesData {
             id,
             conversation: arranged.conversation,
             images: Vec::new(),
+            target: (),
             dropped_leading: arranged.dropped_leading,
             place: place.clone(),
         })

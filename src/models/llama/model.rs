@@ -161,6 +161,11 @@ impl CausalLm for LlamaForCausalLm {
         &mut self.embed_tokens
     }
 
+    fn without_head(mut self) -> Self {
+        self.lm_head = None;
+        self
+    }
+
     fn grow_vocabulary(mut self, rows: usize) -> Self {
         self.embed_tokens.weight = grown(self.embed_tokens.weight, rows);
         self.lm_head = self.lm_head.map(|mut head| {

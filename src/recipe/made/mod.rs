@@ -48,6 +48,12 @@ pub enum MadeError {
         /// What is allowed.
         expected: &'static str,
     },
+    /// A data kind that no records can be made up for.
+    #[error("{name}: no records of this kind can be made up; give some with --data FILE")]
+    Kind {
+        /// The kind.
+        name: &'static str,
+    },
     /// The tokenizer could not be trained or written.
     #[error("made tokenizer: {0}")]
     Tokenizer(tokenizers::Error),

@@ -23,7 +23,8 @@ const EMBEDDING_STD: f32 = 0.02;
 /// be told apart and pictures still dominate.
 const POSITION_STD: f32 = 0.5;
 
-/// Writes a random LLaVA of `spec`'s geometry into `dir`, with a tokenizer trained on `texts`.
+/// Writes a random LLaVA of `spec`'s geometry into `dir`, with a tokenizer trained on `texts`; where it is not to `see`, the
+/// language model alone.
 ///
 /// `texts` should be the data's conversations as the template renders them, so that the template's words become single
 /// tokens as well. The folder is what `LlavaForConditionalGeneration.from_pretrained` and `AutoProcessor.from_pretrained`
@@ -37,18 +38,26 @@ pub fn write_model(
     spec: &MadeModel,
     texts: impl Iterator<Item = String>,
     seed: u64,
+    sees: bool,
 ) -> Result<(), MadeError> {
     spec.validate()?;
     std::fs::create_dir_all(dir).map_err(|source| MadeError::Io { path: dir.to_owned(), source })?;
     let vocabulary = write_tokenizer(dir, spec.vocab_size, texts)?;
-    write_json(&dir.join("config.json"), &config(spec, vocabulary))?;
+    let config = config(spec, vocabulary);
+    write_json(&dir.join("config.json"), if sees { &config } else { &config["text_config"] })?;
     write_json(
         &dir.join("generation_config.json"),
         &json!({"_from_model_config": true, "bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}),
     )?;
-    write_json(&dir.join("preprocessor_config.json"), &image_processor(spec))?;
-    write_json(&dir.join("processor_config.json"), &processor(spec))?;
-    write_weights(&dir.join("model.safetensors"), &weights(spec, vocabulary, seed))
+    let mut weights = weights(spec, vocabulary, seed);
+    if sees {
+        write_json(&dir.join("preprocessor_config.json"), &image_processor(spec))?;
+        write_json(&dir.join("processor_config.json"), &processor(spec))?;
+    } else {
+        let alone = |name: String| name.strip_prefix("language_model.").map(str::to_owned);
+        weights = weights.into_iter().filter_map(|t| Some(Tensor { name: alone(t.name)?, ..t })).collect();
+    }
+    write_weights(&dir.join("model.safetensors"), &weights)
 }
 
 fn config(spec: &MadeModel, vocabulary: usize) -> Value {
@@ -258,7 +267,7 @@ mod tests {
     fn made(seed: u64) -> (tempfile::TempDir, Vec<u8>) {
         let dir = tempfile::tempdir().unwrap();
         let texts = ["USER: <image>\nWhich colour is it? ASSISTANT: red</s>".to_owned()];
-        write_model(dir.path(), &MadeModel::for_pictures(), texts.into_iter(), seed).unwrap();
+        write_model(dir.path(), &MadeModel::for_pictures(), texts.into_iter(), seed, true).unwrap();
         let weights = std::fs::read(dir.path().join("model.safetensors")).unwrap();
         (dir, weights)
     }

@@ -9,10 +9,13 @@ use image::{ExtendedColorType, ImageEncoder, codecs::png};
 use rand::{Rng, RngExt, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::pictures::{Count, SIDE, Scene};
+use super::pictures::{Colour, Count, SIDE, Scene};
 use super::{MadeError, write_file};
+use crate::data::{DataKind, Media, Place, Sample};
+use crate::example::{Exchange, Shape};
+use crate::text::Part;
 
 /// Records that share a picture: the first asks for everything at once, the second for one attribute. Making files is what
 /// takes the time, so two questions cost half as much as two pictures.
@@ -61,6 +64,18 @@ impl Question {
         }
     }
 
+    /// An answer that is wrong for a picture of `scene`.
+    fn wrong(self, scene: Scene, rng: &mut impl Rng) -> String {
+        let right = self.answer(scene);
+        let scenes = Scene::all();
+        loop {
+            let other = self.answer(scenes[rng.random_range(0..scenes.len())]);
+            if other != right {
+                return other;
+            }
+        }
+    }
+
     /// The question of the `turn`-th record of a picture.
     fn draw(turn: usize, rng: &mut impl Rng) -> Self {
         match turn {
@@ -99,31 +114,40 @@ struct Record {
     question: Question,
 }
 
-/// Makes `train` and `eval` records about 64×64 PNGs under `dir`: `train.json`, `eval.json` and `images/`. Every two records
-/// share a picture.
+/// Makes `train` and `eval` records of the given kind under `dir`: `train.json` and `eval.json`, with 64×64 PNGs in `images/`
+/// where the kind has images, else with the pictures in words. Every two records share a picture.
 ///
 /// The same arguments give the same bytes. Held-out records show combinations of shape, colour, count and position that no
 /// training record shows ([`Scene::held_out`]); within each part, combinations are as evenly frequent as the number allows.
 ///
 /// # Errors
-/// [`MadeError::Io`] with the path that could not be written; [`MadeError::Setting`] when `train` or `eval` is 0.
-pub fn write_data(dir: &Path, seed: u64, train: usize, eval: usize) -> Result<MadeData, MadeError> {
+/// [`MadeError::Io`] with the path that could not be written; [`MadeError::Setting`] when `train` or `eval` is 0;
+/// [`MadeError::Kind`] for a kind that writes no rows.
+pub fn write_data<K: DataKind>(
+    dir: &Path,
+    kind: &K,
+    seed: u64,
+    train: usize,
+    eval: usize,
+) -> Result<MadeData, MadeError> {
     for (field, records) in [("train", train), ("eval", eval)] {
         if records == 0 {
             return Err(MadeError::Setting { field, value: 0, expected: "at least 1 record" });
         }
     }
-    let images = dir.join("images");
+    let images = if K::Media::IMAGES { dir.join("images") } else { dir.to_owned() };
     std::fs::create_dir_all(&images).map_err(|source| MadeError::Io { path: images.clone(), source })?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let train = records("train", train, false, &mut rng);
     let eval = records("eval", eval, true, &mut rng);
     let firsts = train.iter().step_by(PER_PICTURE).chain(eval.iter().step_by(PER_PICTURE));
     let pictures: Vec<&Picture> = firsts.map(|record| &record.picture).collect();
-    pictures.into_par_iter().try_for_each(|picture| write_picture(dir, picture))?;
+    if K::Media::IMAGES {
+        pictures.into_par_iter().try_for_each(|picture| write_picture(dir, picture))?;
+    }
     let (train_json, eval_json) = (dir.join("train.json"), dir.join("eval.json"));
-    write_records(&train_json, &train)?;
-    write_records(&eval_json, &eval)?;
+    write_records(&train_json, kind, &train)?;
+    write_records(&eval_json, kind, &eval)?;
     Ok(MadeData { train_json, eval_json, images: dir.to_owned(), chance: chance(&eval) })
 }
 
@@ -156,15 +180,38 @@ fn pictures(part: &str, count: usize, held_out: bool, rng: &mut ChaCha8Rng) -> V
 }
 
 impl Record {
-    fn to_json(&self) -> Value {
-        json!({
-            "id": self.id,
-            "image": self.picture.name,
-            "conversations": [
-                {"from": "human", "value": format!("<image>\n{}", self.question.text())},
-                {"from": "gpt", "value": self.question.answer(self.picture.scene)},
-            ],
-        })
+    fn sample<K: DataKind>(&self, index: usize) -> Sample<K::Shape> {
+        let scene = self.picture.scene;
+        // A generator of its own: what other shapes need draws nothing from the pictures'.
+        let mut rng = ChaCha8Rng::seed_from_u64(self.picture.seed ^ index as u64);
+        let class = Colour::ALL.iter().position(|colour| *colour == scene.colour).unwrap_or_default();
+        let exchange = Exchange {
+            question: self.message::<K>(self.question),
+            right: self.question.answer(scene),
+            wrong: self.question.wrong(scene, &mut rng),
+            about: (self.message::<K>(Question::Colour), class),
+            odd: index % 2 == 1,
+        };
+        let (conversation, target) = <K::Shape as Shape>::made(&exchange);
+        Sample {
+            id: self.id.clone(),
+            conversation,
+            target,
+            images: K::Media::IMAGES.then(|| self.picture.name.clone().into()).into_iter().collect(),
+            dropped_leading: 0,
+            place: Place::new(Path::new("made"), index + 1),
+        }
+    }
+
+    /// The user's message: the picture, or its description, and a question about it.
+    fn message<K: DataKind>(&self, question: Question) -> Vec<Part> {
+        match K::Media::IMAGES {
+            true => vec![Part::Image, Part::Text(format!("\n{}", question.text()))],
+            false => {
+                let seen = Question::Describe.answer(self.picture.scene);
+                vec![Part::Text(format!("The picture shows {seen}. {}", question.text()))]
+            }
+        }
     }
 }
 
@@ -178,8 +225,10 @@ fn write_picture(dir: &Path, picture: &Picture) -> Result<(), MadeError> {
     write_file(&path, &bytes)
 }
 
-fn write_records(path: &Path, records: &[Record]) -> Result<(), MadeError> {
-    let list = Value::Array(records.iter().map(Record::to_json).collect());
+fn write_records<K: DataKind>(path: &Path, kind: &K, records: &[Record]) -> Result<(), MadeError> {
+    let rows: Option<Vec<Value>> =
+        records.iter().enumerate().map(|(i, record)| kind.to_row(&record.sample::<K>(i)).map(Value::Object)).collect();
+    let list = Value::Array(rows.ok_or(MadeError::Kind { name: K::NAME })?);
     write_file(path, format!("{list:#}\n").as_bytes())
 }
 
@@ -210,6 +259,7 @@ fn chance(records: &[Record]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::LlavaData;
     use std::collections::HashSet;
 
     fn scenes_of(part: &str, count: usize, held_out: bool) -> HashSet<Scene> {
@@ -232,8 +282,8 @@ mod tests {
     #[test]
     fn the_folder_is_llava_json_with_a_picture_per_record_and_the_same_every_time() {
         let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let made = write_data(first.path(), 5, 40, 12).unwrap();
-        let again = write_data(second.path(), 5, 40, 12).unwrap();
+        let made = write_data(first.path(), &LlavaData::default(), 5, 40, 12).unwrap();
+        let again = write_data(second.path(), &LlavaData::default(), 5, 40, 12).unwrap();
         let (train, eval) = (read(&made.train_json), read(&made.eval_json));
         assert_eq!((train.len(), eval.len()), (40, 12));
         for record in train.iter().chain(&eval) {
@@ -270,7 +320,7 @@ mod tests {
     #[test]
     fn an_empty_part_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let error = write_data(dir.path(), 0, 0, 4).unwrap_err();
+        let error = write_data(dir.path(), &LlavaData::default(), 0, 0, 4).unwrap_err();
         assert_eq!(error.to_string(), "made data: `train` is 0; it must be at least 1 record");
     }
 }

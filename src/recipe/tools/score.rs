@@ -94,6 +94,7 @@ impl Score {
             prefetch: 4,
             bad_record: BadRecord::Error,
             padding: Padding { token: pad_id(&ready.encoder.tokenizer), side: PadSide::Right, multiple_of: 1 },
+            mismatched: false,
         };
         let progress = Progress::work(dataset.len() as u64, "scoring");
         let loader = Loader::new(dataset, Arc::new(ready.encoder.clone()), batches, 0, settings)?;

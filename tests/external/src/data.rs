@@ -1,6 +1,7 @@
 //! Rows of picture, question and answer.
 
 use firebrick::data::{DataError, Images, Place, Reading, Row, Sample, row};
+use firebrick::example::Supervised;
 use firebrick::prelude::*;
 use firebrick::settings::Kind;
 use firebrick::text::{Conversation, Message, Part, Role};
@@ -15,6 +16,7 @@ firebrick::component! {
 
 impl DataKind for PictureQuestions {
     type Media = Images;
+    type Shape = Supervised;
 
     const FIELDS: &'static [&'static str] = &["id", "picture", "question", "answer"];
 
@@ -32,6 +34,7 @@ impl DataKind for PictureQuestions {
                 Message::text(Role::Assistant, text("answer")?),
             ]),
             images: vec![text("picture")?.into()],
+            target: (),
             dropped_leading: 0,
             place: place.clone(),
         })

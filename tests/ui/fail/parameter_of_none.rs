@@ -4,11 +4,11 @@ use firebrick::prelude::*;
 
 fn main() -> anyhow::Result<()> {
     experiment! {
-        model: Llama,
+        model: Llama<beta: 0.1>,
         adapter: Lora<r: 8>,
         vision: Clip,
         projector: Mlp2xGelu,
-        objective: Sft<beta: 0.1>,
+        objective: Sft,
     }
     .main()
 }
