@@ -60,11 +60,14 @@ pub mod prelude {
     pub use crate::data::{DataKind, LlavaData, MessagesData};
     pub use crate::experiment;
     pub use crate::models::{LanguageModel, Llama};
-    pub use crate::objectives::{Objective, Sft};
+    pub use crate::objectives::{
+        ApoZeroUnpaired, Bco, Classification, CostModel, Gkd, Kto, Objective, ProcessReward, RewardDistillation,
+        RewardModel, RewardModelMargin, Sft,
+    };
     pub use crate::projector::{Accepts, Identity, Linear, Mlp, Mlp2xGelu, NoProjector, Projector};
-    pub use crate::recipe::{Arguments, Experiment, NoReference, fits};
+    pub use crate::recipe::{Arguments, Experiment, fits};
     pub use crate::settings::Component;
-    pub use crate::trainer::Train;
+    pub use crate::trainer::{AdapterOff, AnyReference, FrozenCopy, NoReference, Stored, Synced, Train};
     pub use crate::vision::{Clip, FeatureKind, NoVision, Patches, VisionEncoder};
 }
 

@@ -86,6 +86,14 @@ where
             data,
             resolved,
         };
+        if let Some(name) = O::REQUIRED.iter().find(|name| {
+            configured.resolved.setting(&format!("objective.{name}")).is_none_or(|setting| setting.value.is_null())
+        }) {
+            return Err(RecipeError::Usage(format!(
+                "{} needs {name}: write it in the recipe, or give --set objective.{name}=…",
+                O::NAME
+            )));
+        }
         refuse_idle_settings::<A>(&configured.resolved, &configured.train, arguments)?;
         if !<O::Signal as Signal>::GENERATES {
             refuse_generation(&configured.resolved)?;

@@ -123,6 +123,12 @@ impl<O: Objective<Signal: Signal>, P: Policy, K: DataKind> Evaluator<'_, O, P, K
         found.loss = loss.value();
         found.token_accuracy = (asked > 0).then(|| hits as f64 / asked as f64);
         found.metrics = means.into_iter().map(|(name, mean)| (name, mean.value())).collect();
+        for difference in self.objective.differences() {
+            let value = |key: &str| found.metrics.iter().find(|(name, _)| name == key).map(|(_, value)| *value);
+            if let (Some(of), Some(less)) = (value(difference.of), value(difference.less)) {
+                found.metrics.push((difference.name.into(), of - less));
+            }
+        }
         found.metrics.extend(self.objective.summarise(&observations));
         Ok(found)
     }

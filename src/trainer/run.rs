@@ -341,6 +341,12 @@ impl<P: Policy, O: Objective<Signal: Signal>, K: DataKind> Running<'_, '_, P, O,
         for (name, mean) in std::mem::take(&mut counters.window_metrics) {
             row.insert(name, json!(mean.value()));
         }
+        for difference in self.trainer.objective.differences() {
+            let value = |key: &str| row.get(key).and_then(Value::as_f64);
+            if let (Some(of), Some(less)) = (value(difference.of), value(difference.less)) {
+                row.insert(difference.name.into(), json!(of - less));
+            }
+        }
         row.insert("num_tokens".into(), counters.num_tokens.into());
         row.insert("tokens_per_second".into(), json!(speed));
         if !counters.skipped.is_empty() {

@@ -45,6 +45,7 @@ crate::component! {
         pub alpha: Option<ClassWeights> = None => Kind::list_or_text().or_none(),
     }
     check = Classification::check_settings;
+    required = [num_labels];
 }
 
 const SINGLE: &str = "single_label_classification";
@@ -232,6 +233,13 @@ impl Objective for Classification {
     type Example = Labelled;
     type Signal = SequenceScores;
     type Reference = Alone;
+
+    fn accepts(&self, facts: &Facts) -> Result<(), String> {
+        match &facts.label {
+            Some(label) => self.check_label(label),
+            None => Err("has no label".to_owned()),
+        }
+    }
 
     /// It has no outputs where [`num_labels`](Classification::num_labels) was not said, which a recipe refuses.
     fn head(&self) -> Option<Head> {
