@@ -9,6 +9,7 @@ mod errors;
 mod forward;
 mod generation;
 mod original;
+mod prompt_heads;
 mod prompt_learning;
 mod prompt_starts;
 mod round_trip;

@@ -128,7 +128,7 @@ fn fill<V: VisionEncoder, P: Projector>(case: &mut Case<V, P>, tensors: Vec<(Str
 }
 
 /// The rows of `batch.json`; `like` lends what a row of text has besides.
-fn rows(like: &Encoded) -> Vec<Encoded> {
+pub fn rows(like: &Encoded) -> Vec<Encoded> {
     let file = read_json(&fixtures().join("tuners/batch.json")).unwrap();
     let one = |(index, row): (usize, &Value)| {
         let labels: Vec<i32> = serde_json::from_value(row["labels"].clone()).unwrap();
