@@ -213,8 +213,7 @@ impl Run {
     /// One optimizer step, the operations of the training loop's in its order: loss and gradient norm.
     fn step(&mut self) -> anyhow::Result<(f64, f64)> {
         let model = self.model.take().context("the model is lost after an error")?;
-        let totals =
-            StepTotals { examples: self.batch.rows, tokens: self.batch.supervised_by_place(), training: true };
+        let totals = StepTotals { examples: self.batch.rows, tokens: self.batch.supervised_by_place(), training: true };
         let mut gradients = GradientSum::default();
         let policy = Policy::log_probs(&model, &self.batch, &self.device, &Wants::default());
         let inputs = Inputs { policy, reference: None, mismatched: None, facts: &self.batch.facts };
@@ -326,7 +325,15 @@ fn draw_batch(options: &Options, loaded: &Loaded<Llama, Clip, Mlp2xGelu>, image_
 }
 
 fn rectangle(rows: usize, length: usize, image_size: (usize, usize)) -> Batch {
-    Batch { rows, rows_per_example: 1, length, starts: vec![0; rows], ends: vec![length; rows], image_size, ..Batch::default() }
+    Batch {
+        rows,
+        rows_per_example: 1,
+        length,
+        starts: vec![0; rows],
+        ends: vec![length; rows],
+        image_size,
+        ..Batch::default()
+    }
 }
 
 fn image_slots(batch: &Batch, image_token: u32) -> Vec<ImageSlot> {

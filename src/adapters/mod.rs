@@ -75,6 +75,9 @@ pub trait Adapter: Component {
     fn from_peft_config(config: &serde_json::Value) -> Result<Self, AdapterError>;
 }
 
+/// An adapter that can be switched off: every one but [`NoAdapter`], which there is nothing of.
+pub trait Removable: Adapter {}
+
 /// How virtual tokens start.
 #[derive(Clone, Copy, Debug)]
 pub enum Start<'a> {
@@ -84,9 +87,6 @@ pub enum Start<'a> {
     /// such folder has.
     Saved,
 }
-
-/// An adapter that can be switched off: every one but [`NoAdapter`], which there is nothing of.
-pub trait Removable: Adapter {}
 
 /// What a saved adapter must know of the model around it.
 #[derive(Clone, Debug, Default)]

@@ -257,11 +257,7 @@ impl<K: DataKind> Worker<K> {
     }
 
     /// The record, or `None` where it was skipped on account of its length.
-    fn encode(
-        &self,
-        index: usize,
-        loaded: &mut LoadedBatch,
-    ) -> Result<Option<(Example, Sample<K::Shape>)>, DataError> {
+    fn encode(&self, index: usize, loaded: &mut LoadedBatch) -> Result<Option<(Example, Sample<K::Shape>)>, DataError> {
         let sample = self.dataset.sample(index)?;
         let example = match self.encoder.encode(&sample, index)? {
             Outcome::Whole(example) => example,

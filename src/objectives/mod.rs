@@ -16,6 +16,36 @@ pub mod reward_distillation;
 pub mod reward_model;
 pub mod sft;
 
+// Pairs of answers.
+pub mod aot;
+pub mod aot_unpaired;
+pub mod apo_down;
+pub mod apo_zero;
+pub mod asft;
+pub mod bco_pair;
+pub mod cal_dpo;
+pub mod chosen_sft;
+pub mod cpo;
+pub mod dense_dpo;
+pub mod discopop;
+pub mod dpo;
+pub mod dpo_margin;
+pub mod dpop;
+pub mod exo_pair;
+pub mod hinge;
+pub mod ipo;
+pub mod kto_pair;
+pub mod nca_pair;
+pub mod orpo;
+mod pair;
+pub mod pair_objective;
+pub mod r_dpo;
+pub mod robust_dpo;
+pub mod sigmoid_norm;
+pub mod simpo;
+pub mod slic_hf;
+pub mod sppo_hard;
+
 use crate::example::{Facts, Label, Shape};
 use crate::settings::Component;
 use burn::tensor::Tensor;
@@ -34,6 +64,41 @@ pub use reward_distillation::RewardDistillation;
 pub use reward_model::{RewardModel, RewardModelMargin};
 pub use sft::Sft;
 pub use signal::{Distributions, SequenceScores, TokenLogProbs, TokenScores, Wants};
+
+pub use aot::Aot;
+pub use aot_unpaired::AotUnpaired;
+pub use apo_down::ApoDown;
+pub use apo_zero::ApoZero;
+pub use asft::Asft;
+pub use bco_pair::BcoPair;
+pub use cal_dpo::CalDpo;
+pub use chosen_sft::ChosenSft;
+pub use cpo::{Cpo, CpoLoss};
+pub use dense_dpo::DenseDpo;
+pub use discopop::Discopop;
+pub use dpo::Dpo;
+pub use dpo_margin::DpoMargin;
+pub use dpop::Dpop;
+pub use exo_pair::ExoPair;
+pub use hinge::Hinge;
+pub use ipo::Ipo;
+pub use kto_pair::KtoPair;
+pub use nca_pair::NcaPair;
+pub use orpo::Orpo;
+pub use pair::Divergence;
+#[cfg(all(test, feature = "cpu"))]
+pub(crate) use pair::testing as pair_testing;
+pub(crate) use pair::{
+    Host, Modifiers, PairLoss, Sides, Terms, host_values, log_odds, log_odds_of, logistic, logistic_of,
+    loss as pair_loss, pair_component, smoothed, sorted, square, wants as pair_wants,
+};
+pub use pair_objective::{LossWeights, PairLossName, PairObjective};
+pub use r_dpo::RDpo;
+pub use robust_dpo::RobustDpo;
+pub use sigmoid_norm::SigmoidNorm;
+pub use simpo::Simpo;
+pub use slic_hf::SlicHf;
+pub use sppo_hard::SppoHard;
 
 /// What stands in a recipe's `objective` slot.
 #[diagnostic::on_unimplemented(
@@ -108,11 +173,18 @@ pub trait Objective: Component {
 pub trait ReferenceUse: 'static {
     /// Whether it always does.
     const ALWAYS: bool;
+
+    /// Whether the reference must be another model than the one that is trained.
+    const OTHER: bool = false;
 }
 
 /// It does, always.
 #[derive(Clone, Copy, Debug)]
 pub enum Compared {}
+
+/// It does, and the reference must be another model than the one that is trained: a teacher.
+#[derive(Clone, Copy, Debug)]
+pub enum Taught {}
 
 /// It never does; a reference would be ignored.
 #[derive(Clone, Copy, Debug)]
@@ -124,6 +196,11 @@ pub enum BySetting {}
 
 impl ReferenceUse for Compared {
     const ALWAYS: bool = true;
+}
+
+impl ReferenceUse for Taught {
+    const ALWAYS: bool = true;
+    const OTHER: bool = true;
 }
 
 impl ReferenceUse for Alone {

@@ -3,10 +3,10 @@
 use super::opened::has_vision;
 use super::parts::{PROJECTOR_FILES, local_tower, tower_folder};
 use super::{RecipeError, fetch, head};
-use crate::objectives::Head;
 use crate::checkpoint::hub::Wanted;
 use crate::checkpoint::{CheckpointError, JsonFile};
 use crate::image::{AspectRatio, ImageProcessor};
+use crate::objectives::Head;
 use crate::projector::Projector;
 use crate::text::Tokenizer;
 use crate::vision::{VisionEncoder, VisionTower};

@@ -6,15 +6,15 @@ mod configure;
 mod error;
 mod experiment;
 mod fetch;
-mod head;
-mod reference;
 mod folder;
+mod head;
 pub mod made;
 mod making;
 mod opened;
 mod parts;
 mod preflight;
 mod prepare;
+mod reference;
 mod report;
 mod run;
 mod run_folder;
@@ -25,6 +25,7 @@ mod start_end;
 pub mod tools;
 mod zoo;
 
+pub use crate::trainer::{NoReference, Reference};
 pub use cli::Arguments;
 pub use error::RecipeError;
 pub use experiment::{Experiment, ExperimentBuilder, Parts};
@@ -36,9 +37,9 @@ pub use shape::{Shape, WeightType};
 #[doc(hidden)]
 pub use slots::refused;
 pub use slots::{
-    DefaultImageData, DefaultObjective, DefaultTextData, Fits, Suits, Teaches, Unwritten, check_generates, fits, fits_train,
+    DefaultImageData, DefaultObjective, DefaultTextData, Fits, Suits, Teaches, Unwritten, check_generates, fits,
+    fits_train,
 };
-pub use crate::trainer::{NoReference, Reference};
 
 crate::component! {
     /// How images are brought to the encoder's size.

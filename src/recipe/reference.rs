@@ -44,11 +44,7 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Making<'_, M, V, P> {
     ///
     /// # Errors
     /// [`RecipeError`] of a folder that does not fit.
-    pub fn anchor(
-        &self,
-        plan: AnchorPlan,
-        loaded: &Loaded<M, V, P>,
-    ) -> Result<Anchor<VlmOf<M, V, P>>, RecipeError> {
+    pub fn anchor(&self, plan: AnchorPlan, loaded: &Loaded<M, V, P>) -> Result<Anchor<VlmOf<M, V, P>>, RecipeError> {
         Ok(match plan {
             AnchorPlan::None => Anchor::None,
             AnchorPlan::Copy { from: None } => Anchor::Model(loaded.model.valid(), None),
@@ -144,14 +140,14 @@ pub(super) fn store<P: Policy, K: DataKind>(
 ) -> Result<(), RecipeError> {
     let model_hash = weights(weights_of.0, weights_of.1)?;
     let (train, eval) = data;
-    let mut parts = vec![(TRAIN, &train.dataset, &train.encoder, train.loader, train.plan.batch(), &fingerprints.train)];
+    let mut parts =
+        vec![(TRAIN, &train.dataset, &train.encoder, train.loader, train.plan.batch(), &fingerprints.train)];
     if let (Some(eval), Some(fingerprint)) = (eval, &fingerprints.eval) {
         parts.push((EVAL, &eval.dataset, &eval.encoder, eval.loader, eval.batch_size, fingerprint));
     }
     for (part, dataset, encoder, loader, batch, (data, encoding)) in parts {
         let stored = log_probs(model, dataset, encoder, loader, batch, device)?;
-        let fingerprint =
-            Fingerprint { model: model_hash.clone(), data: data.clone(), encoding: encoding.clone() };
+        let fingerprint = Fingerprint { model: model_hash.clone(), data: data.clone(), encoding: encoding.clone() };
         stored.write(&dir.join(part), fingerprint)?;
     }
     Ok(())

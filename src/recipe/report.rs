@@ -146,7 +146,12 @@ impl<D: DataKind> Samples<D> {
             let judged = rows.iter().zip(D::Shape::PLACES).enumerate().filter(|_| self.judges);
             let judged = judged.map(|(i, (row, name))| JudgedRow {
                 name: (*name).to_owned(),
-                text: row.messages.last().filter(|m| m.role == Role::Assistant).map(|m| words(&m.content)).unwrap_or_default(),
+                text: row
+                    .messages
+                    .last()
+                    .filter(|m| m.role == Role::Assistant)
+                    .map(|m| words(&m.content))
+                    .unwrap_or_default(),
                 before: values(before, i),
                 after: values(after, i),
             });

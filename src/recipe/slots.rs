@@ -2,8 +2,8 @@
 
 use crate::adapters::Adapter;
 use crate::data::{DataKind, Images, LlavaData, Media, MessagesData, TextOnly};
-use crate::models::LanguageModel;
 use crate::example::Provides;
+use crate::models::LanguageModel;
 use crate::objectives::{Objective, Sft};
 use crate::projector::Accepts;
 use crate::settings::{Component, Given};
@@ -98,7 +98,9 @@ impl<D: DataKind<Shape: Provides<O::Example>>, O: Objective> Teaches<O> for D {}
 #[track_caller]
 pub const fn check_generates<O: Objective<Signal: Signal>>() {
     if !<O::Signal as Signal>::GENERATES {
-        panic!("this setting is about generated answers, but the recipe's objective trains a head that yields scores: leave it out")
+        panic!(
+            "this setting is about generated answers, but the recipe's objective trains a head that yields scores: leave it out"
+        )
     }
 }
 

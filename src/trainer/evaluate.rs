@@ -101,7 +101,8 @@ impl<O: Objective<Signal: Signal>, P: Policy, K: DataKind> Evaluator<'_, O, P, K
                 hits += right;
                 asked += all;
             }
-            let totals = StepTotals { examples: batch.examples(), tokens: batch.supervised_by_place(), training: false };
+            let totals =
+                StepTotals { examples: batch.examples(), tokens: batch.supervised_by_place(), training: false };
             let inputs = Inputs {
                 policy,
                 reference: self.reference(&batch)?,

@@ -16,7 +16,7 @@ pub mod state;
 mod step;
 pub mod track;
 
-pub use anchor::{Anchor, AnyReference, AdapterOff, FrozenCopy, NoReference, Reference, Stored, Synced};
+pub use anchor::{AdapterOff, Anchor, AnyReference, FrozenCopy, NoReference, Reference, Stored, Synced};
 pub use evaluate::{Answer, EvalData, Evaluation, Evaluator, Images, Judgement, answer, exact_match, judge};
 pub use log::MetricsLog;
 pub use optimizer::{AdamW, GradientSum, Moments, decays};

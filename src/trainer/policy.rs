@@ -66,8 +66,7 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Policy for Vlm<L, T, P> {
         let (head, ids) = (self.language_model.head(), targets.ids_s.clone());
         let values = token_log_probs(at.clone(), head.clone(), ids.clone());
         let mut found = TokenLogProbs::new(values.clone(), targets.per_row.clone(), targets.host_ids.clone());
-        found.normalizers =
-            wants.normalizers.then(|| normalizers(values, at.clone(), head.clone(), ids.clone()));
+        found.normalizers = wants.normalizers.then(|| normalizers(values, at.clone(), head.clone(), ids.clone()));
         found.mean_logits = wants.mean_logits.then(|| mean_logits(at.clone(), head.clone()));
         if wants.entropies || wants.collisions {
             let lift = |values: Tensor<1>| if device.is_autodiff() { values.autodiff() } else { values };

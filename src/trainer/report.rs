@@ -206,7 +206,8 @@ fn charts(rows: &[Map<String, Value>]) -> Vec<Chart> {
     }
     let pairs: Vec<String> = own.iter().filter_map(|key| Some(key.strip_suffix("/chosen")?.to_owned())).collect();
     let paired = |key: &str| pairs.iter().any(|p| key == format!("{p}/chosen") || key == format!("{p}/rejected"));
-    let share = |key: &str| if key.ends_with("accuracies") || key.ends_with("accuracy") { Unit::Percent } else { Unit::Plain };
+    let share =
+        |key: &str| if key.ends_with("accuracies") || key.ends_with("accuracy") { Unit::Percent } else { Unit::Plain };
     let single = own.iter().filter(|key| !paired(key)).map(|key| {
         let held_out = series("held out", &format!("eval_{key}"), "eval", false);
         chart(&sentence(key), share(key), vec![series("training", key, "train", true), held_out])
@@ -343,7 +344,11 @@ fn evaluations(report: &Report, html: &mut String) {
         for column in &columns {
             let value = row.get(*column).and_then(Value::as_f64);
             let text = match value {
-                Some(share) if column.ends_with("accuracy") || column.ends_with("accuracies") || column.contains("exact_match") => {
+                Some(share)
+                    if column.ends_with("accuracy")
+                        || column.ends_with("accuracies")
+                        || column.contains("exact_match") =>
+                {
                     format!("{:.1}%", share * 100.0)
                 }
                 Some(value) if value.fract() == 0.0 && value.abs() < 1e15 => format!("{value}"),
@@ -431,7 +436,7 @@ mod tests {
                 after: Some(text()),
                 before_correct: Some(false),
                 after_correct: None,
-                judged: Vec::new(),
+                judged: vec![JudgedRow { name: text(), text: text(), before: vec![1.0], after: vec![0.5, 2.0] }],
             }],
             dropped: vec![(text(), 3)],
             notes: vec![text()],

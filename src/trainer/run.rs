@@ -407,7 +407,8 @@ impl<P: Policy, O: Objective<Signal: Signal>, K: DataKind> Running<'_, '_, P, O,
         let started = Instant::now();
         let model = model.valid();
         let device = self.trainer.device.clone().inner();
-        let evaluator = Evaluator { objective: self.trainer.objective, anchor: &self.anchor, data: eval, device: &device };
+        let evaluator =
+            Evaluator { objective: self.trainer.objective, anchor: &self.anchor, data: eval, device: &device };
         let mut found = evaluator.run(&model, &self.counters.objective)?;
         let indices = spread(eval.dataset.len(), generate);
         let answers = answer(&model, eval, &indices, Images::Own, &device)?;

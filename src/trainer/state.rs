@@ -1,8 +1,8 @@
 //! What a run checkpoint holds: trained weights, moments, counters.
 
 use super::anchor::Anchor;
-use super::policy::Policy;
 use super::optimizer::{AdamW, Moments, flat};
+use super::policy::Policy;
 use crate::checkpoint::{self, CheckpointError, HostTensor, Pending, Shards, bridge, run};
 use crate::nn::params::{ParamInfo, list_trainable};
 use burn::module::Module;
@@ -192,17 +192,10 @@ pub fn restore_weights<M: Module>(checkpoint: &Path, model: M, device: &Device) 
 }
 
 /// Gives a model the parameters in `file`, which must be exactly these.
-fn assign<M: Module>(
-    file: &Path,
-    model: M,
-    parameters: Vec<ParamInfo>,
-    device: &Device,
-) -> Result<M, CheckpointError> {
+fn assign<M: Module>(file: &Path, model: M, parameters: Vec<ParamInfo>, device: &Device) -> Result<M, CheckpointError> {
     let shards = Shards::open_file(file)?;
-    let expected: Vec<checkpoint::Expected> = parameters
-        .into_iter()
-        .map(|p| checkpoint::Expected::required(p.name, p.shape))
-        .collect();
+    let expected: Vec<checkpoint::Expected> =
+        parameters.into_iter().map(|p| checkpoint::Expected::required(p.name, p.shape)).collect();
     let resolved = checkpoint::resolve(&expected, &shards, checkpoint::Rename::default(), &[])?;
     let tensors: HashMap<String, HostTensor> =
         resolved.into_iter().map(|r| (r.expected.name, r.view.to_host())).collect();

@@ -3,7 +3,7 @@
 mod rule;
 
 use super::prompt_learning::{self, Drawing, MOST, Reader};
-use super::{Adapter, AdapterError, PeftContext, Removable, Start};
+use super::{Adapter, AdapterError, PeftContext, Start};
 use crate::models::CausalLm;
 use crate::nn::{VirtualPlace, VirtualTokens};
 use crate::settings::{Component, Kind, SettingError};
@@ -62,7 +62,7 @@ impl PTuning {
     }
 }
 
-impl Removable for PTuning {}
+impl crate::adapters::Removable for PTuning {}
 
 impl Adapter for PTuning {
     const FREEZES_LANGUAGE_MODEL: bool = true;

@@ -3,7 +3,7 @@
 mod rule;
 
 use super::prompt_learning::{self, Drawing, MOST, Reader};
-use super::{Adapter, AdapterError, PeftContext, Removable, Start};
+use super::{Adapter, AdapterError, PeftContext, Start};
 use crate::models::CausalLm;
 use crate::nn::{PlainTable, VirtualPlace, VirtualTokens};
 use crate::settings::{Component, Kind, SettingError};
@@ -49,7 +49,7 @@ impl PrefixTuning {
     }
 }
 
-impl Removable for PrefixTuning {}
+impl crate::adapters::Removable for PrefixTuning {}
 
 impl Adapter for PrefixTuning {
     const FREEZES_LANGUAGE_MODEL: bool = true;

@@ -1,7 +1,7 @@
 //! Prompt tuning: trained embeddings in front of every row, file-compatible with PEFT.
 
 use super::prompt_learning::{self, Drawing, MOST, Reader};
-use super::{Adapter, AdapterError, PeftContext, Removable, Start};
+use super::{Adapter, AdapterError, PeftContext, Start};
 use crate::models::CausalLm;
 use crate::nn::{PlainTable, VirtualPlace, VirtualTokens};
 use crate::settings::{Component, Kind, SettingError};
@@ -81,7 +81,7 @@ impl PromptTuning {
     }
 }
 
-impl Removable for PromptTuning {}
+impl crate::adapters::Removable for PromptTuning {}
 
 impl Adapter for PromptTuning {
     const FREEZES_LANGUAGE_MODEL: bool = true;

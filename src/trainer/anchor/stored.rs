@@ -1,6 +1,6 @@
 //! Log-probabilities of a reference, computed once and kept in a folder.
 
-use crate::checkpoint::{CheckpointError, Dtype, DirWriter, Manifest, Pending, Shards, read_json, write_model};
+use crate::checkpoint::{CheckpointError, DirWriter, Dtype, Manifest, Pending, Shards, read_json, write_model};
 use crate::data::Batch;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -115,7 +115,8 @@ impl StoredLogProbs {
         }
         let shards = Shards::open(path)?;
         let held = |name: &str| {
-            let missing = || CheckpointError::tensor(path, name, "is missing; run the recipe preprocess_reference again");
+            let missing =
+                || CheckpointError::tensor(path, name, "is missing; run the recipe preprocess_reference again");
             shards.get(name).ok_or_else(missing)
         };
         let values = held(VALUES)?.to_f32()?;
@@ -183,7 +184,11 @@ impl StoredWriter {
     /// # Errors
     /// [`CheckpointError`] where it cannot be written.
     pub fn write(self, path: &Path, fingerprint: Fingerprint) -> Result<(), CheckpointError> {
-        let about = About { fingerprint, records: self.rows.len() / self.rows_per_record.max(1), rows_per_record: self.rows_per_record };
+        let about = About {
+            fingerprint,
+            records: self.rows.len() / self.rows_per_record.max(1),
+            rows_per_record: self.rows_per_record,
+        };
         let counts: Vec<u8> = self.rows.iter().flat_map(|row| (row.len() as u64).to_le_bytes()).collect();
         let values: Vec<u8> = self.rows.iter().flatten().flat_map(|value| value.to_le_bytes()).collect();
         let length = values.len() / 4;
