@@ -5,7 +5,8 @@ use super::experiment::Parts;
 use super::opened::has_vision;
 use super::{Arguments, ImageSettings, RecipeError, adapter_file, making};
 use crate::adapters::{Adapter, NoAdapter};
-use crate::data::{DataKind, Reading};
+use crate::data::{DataKind, Reading, SpecialTokens, TextOptions};
+use crate::example::Shape;
 use crate::models::LanguageModel;
 use crate::objectives::{Objective, ReferenceUse};
 use crate::projector::Projector;
@@ -28,6 +29,7 @@ pub(super) struct Configured<M, A, V, P, O, D, R> {
     pub data: D,
     pub reading: Reading,
     pub image: ImageSettings,
+    pub tokens: SpecialTokens,
     pub reference: R,
     pub train: Train,
 }
@@ -56,6 +58,7 @@ where
             Section::of::<O>("objective"),
             Section::of::<D>("data"),
             Section::of::<ImageSettings>("image"),
+            Section::of::<SpecialTokens>("tokens"),
             Section::of::<R>("reference"),
             Section::of::<Train>("train"),
         ])
@@ -80,6 +83,7 @@ where
             projector: resolved.section("projector")?,
             objective: resolved.section("objective")?,
             image: resolved.section("image")?,
+            tokens: resolved.section("tokens")?,
             reference: resolved.section("reference")?,
             train: resolved.section("train")?,
             reading: data.reading(),
@@ -95,6 +99,13 @@ where
             )));
         }
         refuse_idle_settings(&configured.adapter, &configured.resolved, &configured.train, arguments)?;
+        let idle = TextOptions::from(&configured.reading).without_effect(<D::Shape as Shape>::LEARNS);
+        if let Some(name) = idle.first() {
+            return Err(RecipeError::Usage(format!(
+                "data.{name} would do nothing for {}, from which no answers are learned token by token; leave it out",
+                D::NAME
+            )));
+        }
         if !<O::Signal as Signal>::GENERATES {
             refuse_generation(&configured.resolved)?;
         }

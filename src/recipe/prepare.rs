@@ -11,7 +11,7 @@ use crate::checkpoint::Shards;
 use crate::checkpoint::hub::Wanted;
 use crate::data::{Check, Checked, DataKind, Dataset, Encoder, LoaderSettings, PadSide, Padding, Sampler};
 use crate::device::Chosen;
-use crate::example::Facts;
+use crate::example::{Facts, Learns, Shape};
 use crate::generation::Stop;
 use crate::models::{CausalLm, LanguageModel};
 use crate::nn::FIXED;
@@ -218,7 +218,8 @@ where
             Some(adapter) => folder.beside(adapter)?,
             None => folder,
         };
-        let mut folder = folder.with_head(settings.objective.head())?.with_start_end(settings.image.start_end);
+        let folder = folder.with_head(settings.objective.head())?.with_tokens(settings.tokens.clone());
+        let mut folder = folder.with_start_end(settings.image.start_end);
         if self.arguments.dry_run {
             folder.wanted = Wanted::ModelWithoutWeights;
         }
@@ -229,7 +230,11 @@ where
         let image_token = opened.image_token.as_ref().map(|(text, _)| text.as_str());
         let name = settings.reading.template.as_deref();
         let template = tools::template(&opened.folder, name, &opened.tokenizer, image_token)?;
-        check_end_of_turn(&template, &opened.tokenizer)?;
+        opened.added.notes.iter().for_each(|note| println!("tokens: {note}"));
+        // Where no answer is learned, none is generated that had to end.
+        if <D::Shape as Shape>::LEARNS == Learns::Answers {
+            check_end_of_turn(&template, &opened.tokenizer)?;
+        }
         let encoder = Encoder {
             tokenizer: opened.tokenizer.clone(),
             template,
@@ -318,8 +323,11 @@ where
         let model = self.arguments.model.as_ref().map(|_| identity(&places.model));
         let weights = self.arguments.model.as_ref().map(|_| weight_files(&places.model));
         let images: Vec<PathBuf> = self.arguments.images.iter().map(identity).collect();
+        let template = self.settings.reading.template.as_ref().map(PathBuf::from).filter(|path| path.is_file());
+        let template = template.and_then(|path| std::fs::read(path).ok()).map(|bytes| short_hash(&bytes));
         Inputs(BTreeMap::from(
             [
+                ("template", json!(template)),
                 ("recipe", json!(self.name)),
                 ("model", model.map_or(json!("made"), |path| json!(path))),
                 ("model_files", json!(weights)),

@@ -315,7 +315,7 @@ where
             run_dir: folder.dir(),
             interrupt: &interrupt,
         };
-        let Loaded { folder: source, model, tokenizer, processor, image_token, new_tokens, altered } = loaded;
+        let Loaded { folder: source, model, tokenizer, processor, image_token, new_tokens, added, altered } = loaded;
         let trained = match trainer.run(model, anchor, folder.resume.as_ref(), &mut trackers) {
             Ok(trained) => trained,
             Err(error) => {
@@ -333,8 +333,16 @@ where
             );
             return Ok(Finished::Interrupted { run: folder.dir().to_owned() });
         }
-        let loaded: Loaded<M, V, P> =
-            Loaded { folder: source, model: trained.model, tokenizer, processor, image_token, new_tokens, altered };
+        let loaded: Loaded<M, V, P> = Loaded {
+            folder: source,
+            model: trained.model,
+            tokenizer,
+            processor,
+            image_token,
+            new_tokens,
+            added,
+            altered,
+        };
         let after = samples.ask::<O::Signal, _>(&loaded.model, &chosen.device)?;
         samples.track(&mut trackers, trained.counters.step, &after)?;
         let saved = save_final(&folder.dir().join("final"), &loaded, &adapter)?;
@@ -420,8 +428,12 @@ where
             }
         }
         // A language model that is trained whole trains these rows with all others.
-        if !loaded.new_tokens.is_empty() && !settings.train.language_model.unwrap_or(false) {
-            loaded.model.language_model.token_table_mut().train_rows(&loaded.new_tokens);
+        let rows: Vec<u32> = loaded.new_tokens.iter().chain(&loaded.added).copied().collect();
+        if !rows.is_empty() && !settings.train.language_model.unwrap_or(false) {
+            loaded.model.language_model.token_table_mut().train_rows(&rows);
+            if let Some(head) = loaded.model.language_model.head_mut().filter(|_| !loaded.added.is_empty()) {
+                head.adapter = Some(PutRows::on(head, &loaded.added));
+            }
         }
         let saved_whole = adapter.modules_to_save().unwrap_or_default();
         loaded.model = params::set_trainable(loaded.model, |name| trainable(name, &settings.train, saved_whole));

@@ -57,7 +57,8 @@ impl Saved {
         let has_adapter = trained.iter().any(|p| p.name.contains(".adapter.") && !rows(&p.name));
         // An adapter needs a base that a file holds; a model put together from parts is in none, and neither are the rows
         // of new tokens; and no file says what the user's settings changed around it.
-        let has_base = !loaded.folder.is_assembled() && loaded.new_tokens.is_empty() && !loaded.altered;
+        let has_base =
+            !loaded.folder.is_assembled() && loaded.new_tokens.is_empty() && loaded.added.is_empty() && !loaded.altered;
         let projector = |name: &str| Part::of(name) == Part::Projector;
         if trained.iter().any(|p| projector(&p.name)) && trained.iter().all(|p| projector(&p.name) || rows(&p.name)) {
             Self::Projector
