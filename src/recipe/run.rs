@@ -12,7 +12,7 @@ use crate::adapters::{Adapter, Start};
 use crate::data::DataKind;
 use crate::device::{Chosen, choose};
 use crate::models::{CausalLm, LanguageModel};
-use crate::nn::{RateGroup, TRAINED_ROWS, is_flex, params};
+use crate::nn::{PutRows, RateGroup, TRAINED_ROWS, is_flex, params};
 use crate::objectives::Objective;
 use crate::projector::Projector;
 use crate::trainer::anchor::AnchorPlan;
