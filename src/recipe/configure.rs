@@ -109,6 +109,12 @@ where
         if !<O::Signal as Signal>::GENERATES {
             refuse_generation(&configured.resolved)?;
         }
+        if configured.train.metrics_model.is_some() && !<O::Signal as Signal>::GENERATES {
+            return Err(RecipeError::Usage(format!(
+                "train.metrics_model is a model whose log-probabilities are logged, but {} reads scores; leave it out",
+                O::NAME
+            )));
+        }
         configured.check_reference(arguments)?;
         Ok(configured)
     }

@@ -56,7 +56,7 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Making<'_, M, V, P> {
     }
 
     /// Another model, which must read the same tokens.
-    fn other(&self, dir: &Path, tokenizer: &Tokenizer) -> Result<VlmOf<M, V, P>, RecipeError> {
+    pub fn other(&self, dir: &Path, tokenizer: &Tokenizer) -> Result<VlmOf<M, V, P>, RecipeError> {
         let dir = match dir.is_dir() {
             true => dir.to_owned(),
             false => fetch::folder(dir, Wanted::Model)?,

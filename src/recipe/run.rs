@@ -15,10 +15,10 @@ use crate::models::{CausalLm, LanguageModel};
 use crate::nn::{PutRows, RateGroup, TRAINED_ROWS, is_flex, params};
 use crate::objectives::Objective;
 use crate::projector::Projector;
-use crate::trainer::anchor::AnchorPlan;
+use crate::trainer::anchor::{AnchorPlan, Others};
 use crate::trainer::state::counters;
 use crate::trainer::track::{About, Keep, ReportTo, Status, Tracker, Trackers};
-use crate::trainer::{Anchor, Ended, Reference, Signal, Train, Trainer};
+use crate::trainer::{Ended, Reference, Signal, Train, Trainer};
 use crate::vision::VisionEncoder;
 use crate::vlm::Part;
 use burn::module::Module;
@@ -26,7 +26,7 @@ use burn::tensor::Device;
 use clap::{CommandFactory, FromArgMatches};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
 use std::time::SystemTime;
@@ -287,10 +287,10 @@ where
             .load(&settings.projector, &narrow, &device)
             .and_then(|loaded| self.attach(loaded, &device))
             .and_then(|(loaded, adapter)| {
-                let anchor = self.anchor(&loaded, &fingerprints, &device)?;
-                Ok((loaded, adapter, anchor))
+                let others = self.others(&loaded, &fingerprints, &device)?;
+                Ok((loaded, adapter, others))
             });
-        let (loaded, adapter, anchor) = match loaded {
+        let (loaded, adapter, others) = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
                 folder.retract();
@@ -316,7 +316,7 @@ where
             interrupt: &interrupt,
         };
         let Loaded { folder: source, model, tokenizer, processor, image_token, new_tokens, added, altered } = loaded;
-        let trained = match trainer.run(model, anchor, folder.resume.as_ref(), &mut trackers) {
+        let trained = match trainer.run(model, others, folder.resume.as_ref(), &mut trackers) {
             Ok(trained) => trained,
             Err(error) => {
                 // The run's own error is the one to report.
@@ -376,13 +376,13 @@ where
         <O::Signal as Signal>::GENERATES && self.settings.train.eval_generate > 0
     }
 
-    /// The reference policy, from the model as it is now.
-    fn anchor(
+    /// The reference policy, from the model as it is now, and the model that is only logged.
+    fn others(
         &self,
         loaded: &Loaded<M, V, P>,
         fingerprints: &Fingerprints,
         device: &Device,
-    ) -> Result<Anchor<VlmOf<M, V, P>>, RecipeError> {
+    ) -> Result<Others<VlmOf<M, V, P>>, RecipeError> {
         let settings = &self.settings;
         let making = Making {
             model: &settings.model,
@@ -396,7 +396,11 @@ where
             true => AnchorPlan::Copy { from: loaded.folder.dir.parent().map(|made| made.join(TEACHER)) },
             false => settings.anchor(),
         };
-        making.anchor(plan, loaded)
+        let observer = match &settings.train.metrics_model {
+            Some(from) => Some(making.other(Path::new(from), &loaded.tokenizer)?),
+            None => None,
+        };
+        Ok(Others { anchor: making.anchor(plan, loaded)?, observer })
     }
 
     /// The logs that the user wants besides `metrics.jsonl`.

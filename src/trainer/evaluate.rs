@@ -1,12 +1,13 @@
 //! Evaluation: loss, token accuracy, and generated answers by exact match.
 
-use super::anchor::{Anchor, Split};
+use super::anchor::{Others, Split};
 use super::policy::{Policy, Signal};
 use super::run::TrainError;
 use super::state::Mean;
 use crate::data::{
     BadRecord, Batch, DataError, DataKind, Dataset, Encoded, Encoder, Loader, LoaderSettings, PadSide, Padding, collate,
 };
+use crate::example::Shape;
 use crate::generation::Stop;
 use crate::objectives::{Inputs, Objective, State, StepTotals, Wants};
 use crate::text::StopText;
@@ -69,8 +70,8 @@ impl Answer {
 pub struct Evaluator<'a, O, P, K: DataKind> {
     /// The loss.
     pub objective: &'a O,
-    /// The reference.
-    pub anchor: &'a Anchor<P>,
+    /// The reference, and a model that is only logged.
+    pub others: &'a Others<P>,
     /// The records.
     pub data: &'a EvalData<K>,
     /// The device, without gradients.
@@ -101,6 +102,7 @@ impl<O: Objective<Signal: Signal>, P: Policy, K: DataKind> Evaluator<'_, O, P, K
                 hits += right;
                 asked += all;
             }
+            let observed = self.others.observe(&policy, &batch, <O::Example as Shape>::PLACES, self.device);
             let totals =
                 StepTotals { examples: batch.examples(), tokens: batch.supervised_by_place(), training: false };
             let inputs = Inputs {
@@ -113,7 +115,7 @@ impl<O: Objective<Signal: Signal>, P: Policy, K: DataKind> Evaluator<'_, O, P, K
             let batch_loss = self.objective.loss(inputs, &totals, &mut state.clone());
             let value: f64 = batch_loss.value.into_scalar::<f32>().into();
             loss.add(value * batch_loss.weight, batch_loss.weight);
-            for metric in batch_loss.metrics {
+            for metric in observed.into_iter().chain(batch_loss.metrics) {
                 match means.iter_mut().find(|(name, _)| *name == metric.name) {
                     Some((_, mean)) => mean.add(metric.sum, metric.weight),
                     None => means.push((metric.name, Mean { sum: metric.sum, weight: metric.weight })),
@@ -136,14 +138,14 @@ impl<O: Objective<Signal: Signal>, P: Policy, K: DataKind> Evaluator<'_, O, P, K
 
     fn reference(&self, batch: &Batch) -> Result<Option<O::Signal>, TrainError> {
         match self.objective.compares() {
-            true => Ok(self.anchor.ask(batch, Split::Eval, self.device)?),
+            true => Ok(self.others.anchor.ask(batch, Split::Eval, self.device)?),
             false => Ok(None),
         }
     }
 
     fn mismatched(&self, model: &P, batch: &Batch) -> Option<(O::Signal, O::Signal)> {
         let batch = batch.mismatched.as_deref().filter(|_| self.objective.compares_mismatched())?;
-        let reference = self.anchor.ask_model::<O::Signal>(batch, self.device)?;
+        let reference = self.others.anchor.ask_model::<O::Signal>(batch, self.device)?;
         Some((O::Signal::of(model, batch, self.device, &Wants::default()), reference))
     }
 }

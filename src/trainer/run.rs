@@ -1,7 +1,7 @@
 //! The training loop.
 
 use super::Train;
-use super::anchor::{Anchor, StoredError};
+use super::anchor::{Anchor, Others, StoredError};
 use super::evaluate::{EvalData, Evaluation, Evaluator, Images, answer, exact_match};
 use super::log::{Keep, MetricsLog};
 use super::optimizer::AdamW;
@@ -139,7 +139,7 @@ impl<O: Objective<Signal: Signal>, K: DataKind> Trainer<'_, O, K> {
     pub fn run<P: Policy>(
         &self,
         model: P,
-        anchor: Anchor<P>,
+        others: Others<P>,
         resume: Option<&checkpoints::Found>,
         trackers: &mut Trackers,
     ) -> Result<Trained<P>, TrainError> {
@@ -150,6 +150,7 @@ impl<O: Objective<Signal: Signal>, K: DataKind> Trainer<'_, O, K> {
                     .to_owned(),
             ));
         }
+        let Others { anchor, observer } = others;
         let Saved { model, anchor, mut optimizer, counters } = match resume {
             None => {
                 let mut counters = Counters::default();
@@ -166,7 +167,7 @@ impl<O: Objective<Signal: Signal>, K: DataKind> Trainer<'_, O, K> {
             trainer: self,
             schedule: Schedule::new(self.settings, total),
             model: Some(model),
-            anchor,
+            others: Others { anchor, observer },
             optimizer,
             counters,
             log,
@@ -194,7 +195,7 @@ struct Running<'a, 'b, P, O, K: DataKind> {
     schedule: Schedule,
     /// Taken while the optimizer has it, so that no second handle keeps the old weights alive.
     model: Option<P>,
-    anchor: Anchor<P>,
+    others: Others<P>,
     optimizer: AdamW,
     counters: Counters,
     log: MetricsLog,
@@ -295,7 +296,7 @@ impl<P: Policy, O: Objective<Signal: Signal>, K: DataKind> Running<'_, '_, P, O,
         let Some(model) = self.model.take() else { unreachable!("the model is only taken within a step") };
         let stepping = Stepping {
             objective: self.trainer.objective,
-            anchor: &self.anchor,
+            others: &self.others,
             device: &self.trainer.device,
             seed: settings.seed,
             step,
@@ -310,8 +311,8 @@ impl<P: Policy, O: Objective<Signal: Signal>, K: DataKind> Running<'_, '_, P, O,
         };
         let factor = self.schedule.factor(self.counters.step);
         let model = self.optimizer.step(model, found.gradients, settings, factor, clip);
-        let anchor = std::mem::replace(&mut self.anchor, Anchor::None);
-        self.anchor = anchor.follow(&model, step);
+        let anchor = std::mem::replace(&mut self.others.anchor, Anchor::None);
+        self.others.anchor = anchor.follow(&model, step);
         self.model = Some(model);
         Ok((found.loss, found.norm))
     }
@@ -390,7 +391,7 @@ impl<P: Policy, O: Objective<Signal: Signal>, K: DataKind> Running<'_, '_, P, O,
         self.log.sync()?;
         self.trackers.sync()?;
         let Some(model) = &self.model else { return Ok(()) };
-        state::save(self.trainer.run_dir, model, &self.anchor, &self.optimizer, &self.counters)?;
+        state::save(self.trainer.run_dir, model, &self.others.anchor, &self.optimizer, &self.counters)?;
         let best: Vec<usize> = self.counters.best.iter().map(|b| b.0).collect();
         checkpoints::prune(self.trainer.run_dir, self.trainer.settings.save_total_limit, &best)?;
         self.window_started += started.elapsed();
@@ -409,7 +410,7 @@ impl<P: Policy, O: Objective<Signal: Signal>, K: DataKind> Running<'_, '_, P, O,
         let model = model.valid();
         let device = self.trainer.device.clone().inner();
         let evaluator =
-            Evaluator { objective: self.trainer.objective, anchor: &self.anchor, data: eval, device: &device };
+            Evaluator { objective: self.trainer.objective, others: &self.others, data: eval, device: &device };
         let mut found = evaluator.run(&model, &self.counters.objective)?;
         let indices = spread(eval.dataset.len(), generate);
         let answers = answer(&model, eval, &indices, Images::Own, &device)?;

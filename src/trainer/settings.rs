@@ -93,6 +93,9 @@ crate::component! {
         pub metric_for_best_model: String = "eval_loss".to_owned() => Kind::text(),
         /// Whether more of it is better; left open, less of a loss, a KL or a perplexity is, and more of everything else.
         pub greater_is_better: Option<bool> = None => Kind::bool().or_none(),
+        /// Folder or hub id of a third model, frozen, whose log-probabilities are logged beside the policy's
+        /// (turbo-alignment's SFT model); nothing is trained with them.
+        pub metrics_model: Option<String> = None => Kind::text().or_none(),
         /// `final/` holds the best checkpoint's weights instead of the last step's.
         pub load_best_model_at_end: bool = false => Kind::bool(),
         /// Holds frozen weights and computes activations in bf16; for GPUs.

@@ -1,17 +1,18 @@
 //! The gradients of one optimizer step.
 
-use super::anchor::{Anchor, Split};
+use super::anchor::{Others, Split};
 use super::optimizer::GradientSum;
 use super::policy::{Policy, Signal};
 use super::run::TrainError;
 use crate::data::Batch;
+use crate::example::Shape;
 use crate::objectives::{Inputs, Metric, Objective, State, StepTotals};
 use burn::tensor::{Device, Tensor};
 
 /// What a step is made with.
 pub(super) struct Stepping<'a, O, P> {
     pub objective: &'a O,
-    pub anchor: &'a Anchor<P>,
+    pub others: &'a Others<P>,
     /// With gradients.
     pub device: &'a Device,
     pub seed: u64,
@@ -49,6 +50,8 @@ impl<O: Objective<Signal: Signal>, P: Policy> Stepping<'_, O, P> {
             // Dropout depends on the step alone, so that a resumed run draws what an unbroken one draws.
             self.device.seed(mix(self.seed, self.step as u64, number as u64));
             let policy = O::Signal::of(model, batch, self.device, &self.objective.wants());
+            let plain = self.device.clone().inner();
+            metrics.extend(self.others.observe(&policy, batch, <O::Example as Shape>::PLACES, &plain));
             let inputs = Inputs { policy, reference, mismatched, facts: &batch.facts };
             let found = self.objective.loss(inputs, totals, state);
             metrics.extend(found.metrics);
@@ -75,13 +78,13 @@ impl<O: Objective<Signal: Signal>, P: Policy> Stepping<'_, O, P> {
             return Ok(None);
         }
         let plain = self.device.clone().inner();
-        Ok(self.anchor.ask::<O::Signal>(batch, Split::Train, &plain)?.map(Signal::constant))
+        Ok(self.others.anchor.ask::<O::Signal>(batch, Split::Train, &plain)?.map(Signal::constant))
     }
 
     fn mismatched(&self, model: &P, batch: &Batch) -> Option<(O::Signal, O::Signal)> {
         let batch = batch.mismatched.as_deref().filter(|_| self.objective.compares_mismatched())?;
         let (plain, wants) = (self.device.clone().inner(), Default::default());
-        let reference = self.anchor.ask_model::<O::Signal>(batch, &plain)?;
+        let reference = self.others.anchor.ask_model::<O::Signal>(batch, &plain)?;
         let policy = O::Signal::of(&model.valid(), batch, &plain, &wants);
         Some((policy.constant(), reference.constant()))
     }

@@ -1,5 +1,6 @@
 //! Recipes as programs: the command line, bad input, resuming, killing.
 
+mod alignment;
 mod cli;
 mod prompt_learning;
 mod resume;
@@ -29,6 +30,17 @@ pub fn program(name: &str) -> Command {
         "llava_sft_full" => env!("CARGO_BIN_EXE_llava_sft_full"),
         "merge" => env!("CARGO_BIN_EXE_merge"),
         "score" => env!("CARGO_BIN_EXE_score"),
+        "sft" => env!("CARGO_BIN_EXE_sft"),
+        "dpo" => env!("CARGO_BIN_EXE_dpo"),
+        "kto" => env!("CARGO_BIN_EXE_kto"),
+        "reward_model" => env!("CARGO_BIN_EXE_reward_model"),
+        "classification" => env!("CARGO_BIN_EXE_classification"),
+        "vlm_dpo" => env!("CARGO_BIN_EXE_vlm_dpo"),
+        "vlm_reward_model" => env!("CARGO_BIN_EXE_vlm_reward_model"),
+        "distill" => env!("CARGO_BIN_EXE_distill"),
+        "preprocess_reference" => env!("CARGO_BIN_EXE_preprocess_reference"),
+        "vlm_preprocess_reference" => env!("CARGO_BIN_EXE_vlm_preprocess_reference"),
+        "combine" => env!("CARGO_BIN_EXE_combine"),
         other => panic!("no recipe {other}"),
     };
     let mut command = Command::new(binary);

@@ -2,6 +2,7 @@
 //! test binary, so that they are linked with burn once and not one by one.
 
 mod pass {
+    pub mod alignment;
     pub mod builders;
     pub mod forms;
     pub mod from_macro;
@@ -11,7 +12,7 @@ mod pass {
     pub mod values;
 }
 
-use pass::{builders, forms, from_macro, own_encoder, paths, readme, values};
+use pass::{alignment, builders, forms, from_macro, own_encoder, paths, readme, values};
 use serde_json::{Value, json};
 
 #[test]
@@ -41,6 +42,7 @@ fn every_form_compiles_and_gives_what_it_says() {
     assert_eq!(given(recipe.parts().adapter.values()), json!({"r": 4, "lora_alpha": 8.0}));
 
     let _ = (forms::full(), forms::text_only(), forms::empty_slots(), own_encoder::own_encoder());
+    alignment::all();
     let _ = (paths::paths(), paths::generic::<firebrick::prelude::Llama>(), readme::main);
 }
 

@@ -8,7 +8,7 @@ use super::policy::{Policy, Signal};
 use crate::adapters::Removable;
 use crate::data::Batch;
 use crate::nn::params::{self, NamedMapper, NamedVisitor};
-use crate::objectives::{Alone, BySetting, Compared, Taught, Wants};
+use crate::objectives::{Alone, BySetting, Compared, Metric, Taught, Wants};
 use crate::settings::{Component, Kind};
 use burn::module::Param;
 use burn::tensor::{Device, Tensor};
@@ -242,6 +242,39 @@ pub enum Anchor<P> {
         /// Of the held-out data.
         eval: Option<StoredLogProbs>,
     },
+}
+
+/// The models beside the one that is trained.
+#[derive(Debug)]
+pub struct Others<P> {
+    /// The reference.
+    pub anchor: Anchor<P>,
+    /// A model that is only logged.
+    pub observer: Option<P>,
+}
+
+impl<P: Policy> Others<P> {
+    /// How the observer sees the rows of a batch: its mean log-probability, and by how much the policy's is above it, for
+    /// each place of a row in its example.
+    pub(super) fn observe<S: Signal>(
+        &self,
+        policy: &S,
+        batch: &Batch,
+        places: &[&str],
+        device: &Device,
+    ) -> Vec<Metric> {
+        let Some(observer) = &self.observer else { return Vec::new() };
+        let (policy, other) = (policy.row_values(), S::of(observer, batch, device, &Wants::default()).row_values());
+        let sum = |rows: &[Vec<f64>], row: usize| rows.get(row).map_or(0.0, |values| values.iter().sum::<f64>());
+        let mut metrics = Vec::new();
+        for (place, name) in places.iter().enumerate() {
+            let rows = || (place..batch.rows).step_by(places.len());
+            metrics.push(Metric::mean(format!("logps/sft_{name}"), rows().map(|row| sum(&other, row))));
+            let above = rows().map(|row| sum(&policy, row) - sum(&other, row));
+            metrics.push(Metric::mean(format!("kl/sft_{name}"), above));
+        }
+        metrics
+    }
 }
 
 /// Which data a batch is of.
