@@ -25,3 +25,4 @@ for file in "$fixtures"/parity/records/*.json; do
     { printf '0'; cat "$file"; } >"corpus/records/$name.json"
     { printf '1'; tr -d '\n' <"$file" | sed -e 's/^\[//' -e 's/\]$//'; } >"corpus/records/$name.jsonl"
 done
+{ printf '1'; cat "$fixtures"/data/kinds.jsonl; } >corpus/records/kinds.jsonl

@@ -57,7 +57,12 @@ pub use firebrick_macros::experiment;
 /// The macro and every component.
 pub mod prelude {
     pub use crate::adapters::{Adapter, Lora, NoAdapter, PTuning, PrefixTuning, PromptTuning};
-    pub use crate::data::{DataKind, LlavaData, MessagesData};
+    pub use crate::data::{
+        AlignPreferenceData, AlignPromptsData, AlignSupervisedData, AlpacaData, ChatData, ClassificationData, DataKind,
+        HelpfulnessData, LlavaData, MessagesData, MessagesImagesData, PairsData, PairsMarginData, PlainDpoData,
+        PreferenceData, PreferenceMarginData, PreferenceScoresData, PromptsData, RlhfvData, SafetyData, ShareGptData,
+        StepsData, UnpairedData, UnpairedPreferenceData, VlFeedbackData,
+    };
     pub use crate::experiment;
     pub use crate::models::{LanguageModel, Llama};
     pub use crate::objectives::{

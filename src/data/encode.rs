@@ -6,18 +6,21 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{DataError, Place, Sample};
+use super::rows::{RowParts, TextRow};
+use super::{DataError, Place, Sample, TextOptions};
 use crate::example::{Facts, Learns, Shape, Supervised};
 use crate::image::{self, ImageProcessor};
 use crate::text::{
-    ChatTemplate, Conversation, EncodedText, ImageTokens, Message, Rendered, Role, Tokenizer, encode_rendered,
+    ChatTemplate, Conversation, EncodedText, ImageTokens, Message, Rendered, Role, Stepped, TextError, Tokenizer,
+    encode_rendered, encode_steps,
 };
 
 /// What is done with a record of more tokens than `max_length`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Overlong {
-    /// Its end is cut off. Where that would cut an image or leave nothing to learn, it is skipped and counted.
+    /// As many whole messages as fit are kept; where not even one exchange fits, or a pair's answers do not, the end is cut
+    /// off. Where that would cut an image or leave nothing to learn, it is skipped and counted.
     #[default]
     Truncate,
     /// It is skipped and counted.
@@ -64,7 +67,7 @@ impl fmt::Display for SkipReason {
 pub enum Outcome<T> {
     /// All of it is there.
     Whole(T),
-    /// Its beginning is there.
+    /// A part of it is there.
     Truncated {
         /// The part that was kept.
         kept: T,
@@ -108,6 +111,8 @@ pub struct Encoder {
     pub max_length: usize,
     /// What is done with longer records.
     pub overlong: Overlong,
+    /// What of a record's messages is written and learned.
+    pub options: TextOptions,
 }
 
 /// One record, ready to be put into a batch.
@@ -152,52 +157,54 @@ pub struct Prompt {
 
 impl Encoder {
     /// Renders and tokenizes the rows of a sample; images enter by their number of tokens and are not opened. A sample of
-    /// several rows is kept whole, truncated or skipped as its rows are, the worst of them deciding.
+    /// several rows is kept whole, truncated or skipped as one; the longest row decides.
     ///
     /// # Errors
     /// [`DataError::NoVision`], [`DataError::Text`], [`DataError::NoSupervision`], and [`DataError::Overlong`] under
     /// [`Overlong::Error`].
-    pub fn encode_text<S: Shape>(&self, sample: &Sample<S>) -> Result<Outcome<Vec<EncodedText>>, DataError> {
-        let mut rows = Vec::with_capacity(S::ROWS);
-        let mut longest = None;
-        for conversation in sample.rows() {
-            let images = conversation.image_count();
-            match self.encode_row(&conversation, images, S::LEARNS, &sample.place)? {
-                Outcome::Whole(row) => rows.push(row),
-                Outcome::Truncated { kept, tokens } => {
-                    rows.push(kept);
-                    longest = longest.max(Some(tokens));
-                }
-                Outcome::Skipped { reason, tokens } => return Ok(Outcome::Skipped { reason, tokens }),
-            }
-        }
-        Ok(match longest {
-            None => Outcome::Whole(rows),
-            Some(tokens) => Outcome::Truncated { kept: rows, tokens },
-        })
+    pub fn encode_text<S: Shape>(&self, sample: &Sample<S>) -> Result<Outcome<Vec<TextRow>>, DataError> {
+        self.fit(&self.parts(sample), &sample.place)
     }
 
-    fn encode_row(
-        &self,
-        conversation: &Conversation,
-        images: usize,
-        learns: Learns,
-        place: &Place,
-    ) -> Result<Outcome<EncodedText>, DataError> {
-        let rendered = self.template.render(conversation).map_err(|source| text(place, source))?;
-        let encoded = self.tokenize(&rendered, images, place)?;
-        let tokens = encoded.input_ids.len();
-        if learns != Learns::Row && !teaches(&encoded.supervised) {
-            return Err(DataError::NoSupervision { place: place.clone(), tokens });
+    /// The rows of a sample as text, with the spans to learn from; of an answer in steps, its steps. Not truncated: for
+    /// people to look at.
+    ///
+    /// # Errors
+    /// [`DataError::Text`].
+    pub fn render<S: Shape>(&self, sample: &Sample<S>) -> Result<Vec<Rendered>, DataError> {
+        let written = |row: &RowParts| Ok(self.write(row, &row.all(), &sample.place)?.rendered());
+        self.parts(sample).iter().map(written).collect()
+    }
+
+    fn parts<S: Shape>(&self, sample: &Sample<S>) -> Vec<RowParts> {
+        let context = sample.conversation.messages.len();
+        let rows = sample.rows().into_iter();
+        rows.map(|conversation| RowParts::new(conversation, context, S::LEARNS, self.options)).collect()
+    }
+
+    /// The text of some messages of a row.
+    fn write(&self, row: &RowParts, kept: &[usize], place: &Place) -> Result<Written, DataError> {
+        let conversation = row.select(kept);
+        let written = match row.learns {
+            Learns::Steps => self.template.render_steps(&conversation).map(Written::Steps),
+            Learns::Answers if !self.options.only_answer_loss => {
+                self.template.render_all(&conversation).map(Written::Spans)
+            }
+            Learns::Answers | Learns::Row => self.template.render(&conversation).map(Written::Spans),
+        };
+        written.map_err(|source| text(place, source))
+    }
+
+    /// Encodes some messages of a row, however many tokens they have.
+    pub(super) fn encode_row(&self, row: &RowParts, kept: &[usize], place: &Place) -> Result<TextRow, DataError> {
+        let images = row.images(kept);
+        let written = self.write(row, kept, place)?;
+        let mut encoded = self.tokenize(&written, images.len(), place)?;
+        if !self.options.single_eos {
+            encoded.input_ids.push(self.tokenizer.eos().ok_or_else(|| text(place, TextError::NoEos))?);
+            encoded.supervised.push(false);
         }
-        if tokens <= self.max_length {
-            return Ok(Outcome::Whole(encoded));
-        }
-        match self.overlong {
-            Overlong::Truncate => Ok(truncate(encoded, self.max_length)),
-            Overlong::Skip => Ok(Outcome::Skipped { reason: SkipReason::TooLong, tokens }),
-            Overlong::Error => Err(DataError::Overlong { place: place.clone(), tokens, max_length: self.max_length }),
-        }
+        Ok(TextRow { text: encoded, images })
     }
 
     /// Encodes record `index` with its pixels. Images are decoded only where they are kept.
@@ -214,24 +221,26 @@ impl Encoder {
         })
     }
 
-    fn example<S: Shape>(
-        &self,
-        sample: &Sample<S>,
-        index: usize,
-        texts: Vec<EncodedText>,
-    ) -> Result<Example, DataError> {
+    fn example<S: Shape>(&self, sample: &Sample<S>, index: usize, texts: Vec<TextRow>) -> Result<Example, DataError> {
+        let mut facts = S::facts(&sample.target);
+        if let (Learns::Steps, Some(row)) = (S::LEARNS, texts.first()) {
+            // Steps end in order, one token each: those behind a cut are not there to be judged.
+            facts.steps.truncate(row.text.num_supervised());
+        }
         let mut rows: Vec<Encoded> = Vec::with_capacity(texts.len());
-        for encoded in texts {
+        let mut shown: Option<Vec<usize>> = None;
+        for text in texts {
             // The rows of an example show the same images: one copy serves them all.
-            let shared = rows.last().is_some_and(|row| row.image_positions.len() == encoded.image_positions.len());
+            let shared = shown.as_ref() == Some(&text.images);
             let image_size = rows.last().map_or((0, 0), |row| row.image_size);
-            let mut row = self.with_pixels(sample, index, encoded, !shared)?;
+            shown = Some(text.images.clone());
+            let mut row = self.with_pixels(sample, index, text, !shared)?;
             if shared {
                 row.image_size = image_size;
             }
             rows.push(row);
         }
-        Ok(Example { rows, facts: S::facts(&sample.target) })
+        Ok(Example { rows, facts })
     }
 
     /// The context of record `index` with the answer of another record; `None` where the shape has no such rows or the row
@@ -246,10 +255,10 @@ impl Encoder {
         other: &S::Target,
     ) -> Result<Option<Encoded>, DataError> {
         let Some(conversation) = S::mismatched(&sample.conversation, other) else { return Ok(None) };
-        let images = conversation.image_count();
-        match self.encode_row(&conversation, images, S::LEARNS, &sample.place)? {
-            Outcome::Whole(row) | Outcome::Truncated { kept: row, .. } => {
-                Ok(Some(self.with_pixels(sample, index, row, true)?))
+        let row = RowParts::new(conversation, sample.conversation.messages.len(), S::LEARNS, self.options);
+        match self.fit(&[row], &sample.place)? {
+            Outcome::Whole(rows) | Outcome::Truncated { kept: rows, .. } => {
+                rows.into_iter().next().map(|row| self.with_pixels(sample, index, row, true)).transpose()
             }
             Outcome::Skipped { .. } => Ok(None),
         }
@@ -262,17 +271,19 @@ impl Encoder {
     /// [`DataError::NoVision`], [`DataError::NoAnswer`], [`DataError::Text`], [`DataError::Image`].
     pub fn encode_prompt<S: Shape>(&self, sample: &Sample<S>, index: usize) -> Result<Prompt, DataError> {
         let shown = S::shown(&sample.conversation, &sample.target);
-        let messages = &shown.messages;
+        let row = RowParts::new(shown, usize::MAX, S::LEARNS, self.options);
+        let messages = &row.conversation.messages;
         let last = messages.iter().rposition(|message| message.role == Role::Assistant);
         let Some(last) = last else {
             return Err(DataError::NoAnswer { place: sample.place.clone(), turns: messages.len() });
         };
         let answer = messages[last].words();
-        let conversation = shown.up_to(last);
-        let prompt = self.template.render_prompt(&conversation).map_err(|source| text(&sample.place, source))?;
-        let images = conversation.image_count();
-        let encoded = self.tokenize(&Rendered::prompt(prompt), images, &sample.place)?;
-        Ok(Prompt { encoded: self.with_pixels(sample, index, encoded, true)?, answer })
+        let question = row.conversation.up_to(last);
+        let prompt = self.template.render_prompt(&question).map_err(|source| text(&sample.place, source))?;
+        let images = row.images(&(0..last).collect::<Vec<_>>());
+        let encoded = self.tokenize(&Written::Spans(Rendered::prompt(prompt)), images.len(), &sample.place)?;
+        let encoded = self.with_pixels(sample, index, TextRow { text: encoded, images }, true)?;
+        Ok(Prompt { encoded, answer })
     }
 
     /// Encodes a conversation that is not a record, with images from these files, up to where its answer begins.
@@ -293,10 +304,10 @@ impl Encoder {
         Ok(self.encode_prompt(&sample, 0)?.encoded)
     }
 
-    fn tokenize(&self, rendered: &Rendered, images: usize, place: &Place) -> Result<EncodedText, DataError> {
-        if rendered.text.len() > MOST_TEXT {
-            let (place, bytes) = (place.clone(), rendered.text.len());
-            return Err(DataError::TooMuchText { place, bytes, most: MOST_TEXT });
+    fn tokenize(&self, written: &Written, images: usize, place: &Place) -> Result<EncodedText, DataError> {
+        let bytes = written.text().len();
+        if bytes > MOST_TEXT {
+            return Err(DataError::TooMuchText { place: place.clone(), bytes, most: MOST_TEXT });
         }
         let tokens = match &self.image {
             Some(image) => ImageTokens {
@@ -310,7 +321,11 @@ impl Encoder {
             }
             None => ImageTokens::default(),
         };
-        encode_rendered(&self.tokenizer, rendered, &tokens).map_err(|source| text(place, source))
+        let encoded = match written {
+            Written::Spans(rendered) => encode_rendered(&self.tokenizer, rendered, &tokens),
+            Written::Steps(stepped) => encode_steps(&self.tokenizer, stepped, &tokens),
+        };
+        encoded.map_err(|source| text(place, source))
     }
 
     /// The row with its images' pixels, or without where the row before it has them.
@@ -318,28 +333,34 @@ impl Encoder {
         &self,
         sample: &Sample<S>,
         index: usize,
-        encoded: EncodedText,
+        row: TextRow,
         decodes: bool,
     ) -> Result<Encoded, DataError> {
-        let images = if decodes { encoded.image_positions.len() } else { 0 };
+        let shown: &[usize] = if decodes { &row.images } else { &[] };
         let mut pixel_values = Vec::new();
         let mut image_size = (0, 0);
-        if let Some(image) = self.image.as_ref().filter(|_| images > 0) {
+        if let Some(image) = self.image.as_ref().filter(|_| !shown.is_empty()) {
             image_size = image.processor.crop_size();
-            pixel_values.reserve_exact(images * 3 * image_size.0 * image_size.1);
-            for (i, path) in sample.images.iter().take(images).enumerate() {
+            pixel_values.reserve_exact(shown.len() * 3 * image_size.0 * image_size.1);
+            for &i in shown {
+                let (place, images) = (sample.place.clone(), sample.images.len());
+                // A place of an image without a file would shift the pixels of all that follow.
+                let Some(path) = sample.images.get(i) else {
+                    return Err(DataError::ImageCount { place, markers: i + 1, images });
+                };
                 let decoded = image::decode(path).map_err(|source| DataError::Image {
-                    place: sample.place.clone(),
+                    place,
                     number: i + 1,
                     source: Box::new(source),
                 })?;
                 pixel_values.extend(image.processor.preprocess(&decoded));
             }
         }
+        let EncodedText { input_ids, supervised, image_positions } = row.text;
         Ok(Encoded {
-            input_ids: encoded.input_ids,
-            supervised: encoded.supervised,
-            image_positions: encoded.image_positions,
+            input_ids,
+            supervised,
+            image_positions,
             pixel_values,
             image_size,
             id: sample.id.clone(),
@@ -349,29 +370,34 @@ impl Encoder {
     }
 }
 
-/// Cuts `encoded` to its first `max_length` tokens. Images that lie wholly behind the cut go with the text around them.
-pub fn truncate(mut encoded: EncodedText, max_length: usize) -> Outcome<EncodedText> {
-    let tokens = encoded.input_ids.len();
-    if tokens <= max_length {
-        return Outcome::Whole(encoded);
-    }
-    if encoded.image_positions.iter().any(|at| at.start < max_length && max_length < at.end) {
-        return Outcome::Skipped { reason: SkipReason::CutImage, tokens };
-    }
-    if !teaches(&encoded.supervised[..max_length]) {
-        return Outcome::Skipped { reason: SkipReason::NothingToLearn, tokens };
-    }
-    encoded.input_ids.truncate(max_length);
-    encoded.supervised.truncate(max_length);
-    encoded.image_positions.retain(|at| at.end <= max_length);
-    Outcome::Truncated { kept: encoded, tokens }
+/// A row as text.
+enum Written {
+    /// What is learned are spans of it.
+    Spans(Rendered),
+    /// What is judged are the ends of its steps.
+    Steps(Stepped),
 }
 
-/// Whether any token is a target. The first one never is: nothing precedes it.
-fn teaches(supervised: &[bool]) -> bool {
-    supervised.iter().skip(1).any(|&s| s)
+impl Written {
+    fn text(&self) -> &str {
+        match self {
+            Self::Spans(rendered) => &rendered.text,
+            Self::Steps(stepped) => &stepped.text,
+        }
+    }
+
+    fn rendered(self) -> Rendered {
+        match self {
+            Self::Spans(rendered) => rendered,
+            Self::Steps(Stepped { text, start, ends }) => {
+                let starts = std::iter::once(start).chain(ends.iter().copied());
+                let spans = starts.zip(&ends).map(|(start, &end)| start..end).collect();
+                Rendered { text, spans }
+            }
+        }
+    }
 }
 
-fn text(place: &Place, source: crate::text::TextError) -> DataError {
+fn text(place: &Place, source: TextError) -> DataError {
     DataError::Text { place: place.clone(), source: Box::new(source) }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::Place;
+use super::{Place, RecordError};
 use crate::image::ImageError;
 use crate::text::TextError;
 
@@ -22,7 +22,7 @@ pub enum DataError {
         reason: String,
     },
     /// No file was given.
-    #[error("no data file was given; name one with `--data FILE` (.json or .jsonl)")]
+    #[error("no data file was given; name one with `--data FILE` (.json, .jsonl or .parquet)")]
     NoFiles,
     /// A file cannot be opened or mapped.
     #[error("{}: cannot be read: {source}; check the path", path.display())]
@@ -33,7 +33,10 @@ pub enum DataError {
         source: io::Error,
     },
     /// The file's name ends in something that is not read.
-    #[error("{}: data files end in .json (one array of records) or .jsonl (one record a line); rename or convert it", path.display())]
+    #[error(
+        "{}: data files end in .json (one array of records, or a list of sources), .jsonl (one record a line), .json.gz, .jsonl.gz or .parquet; rename or convert it",
+        path.display()
+    )]
     UnknownFormat {
         /// The file as it was named.
         path: PathBuf,
@@ -49,6 +52,79 @@ pub enum DataError {
     Empty {
         /// The file as it was named.
         path: PathBuf,
+    },
+    /// A Parquet file without a single row.
+    #[error("{}: the table has no row", path.display())]
+    EmptyTable {
+        /// The file as it was named.
+        path: PathBuf,
+    },
+    /// A file that is not the Parquet that its name says, or is damaged.
+    #[error("{}: cannot be read as Parquet: {detail}; fetch or write it again", path.display())]
+    Parquet {
+        /// The file as it was named.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// Rows of a Parquet file that cannot be read.
+    #[error("{place}: cannot be read as Parquet: {detail}; fetch or write the file again")]
+    ParquetRow {
+        /// The first row that could not be read.
+        place: Place,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A .gz file that is none, or is damaged.
+    #[error("{}: cannot be unpacked: {source}; fetch or write it again", path.display())]
+    Compressed {
+        /// The file as it was named.
+        path: PathBuf,
+        /// What the decoder said.
+        source: io::Error,
+    },
+    /// A Parquet or compressed file cannot be unpacked to the disk.
+    #[error(
+        "{}: cannot be unpacked into {}: {source}; make room there, or name another folder in the environment variable TMPDIR",
+        path.display(),
+        folder.display()
+    )]
+    Unpack {
+        /// The file as it was named.
+        path: PathBuf,
+        /// The folder for what is unpacked.
+        folder: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file that unpacks to many times its size.
+    #[error(
+        "{}: unpacks to more than {most} bytes, far more than data of its size does: it seems to be damaged, or made to fill the disk",
+        path.display()
+    )]
+    TooMuchUnpacked {
+        /// The file as it was named.
+        path: PathBuf,
+        /// The most that is unpacked.
+        most: u64,
+    },
+    /// A mistake in a list of sources.
+    #[error("{place}: {detail}")]
+    SourceList {
+        /// The line of the list.
+        place: Place,
+        /// What is wrong, both values, and what to write instead.
+        detail: String,
+    },
+    /// Files all of whose rows were left out.
+    #[error("{}: none of the {rows} rows gives a record: {reasons}", path.display())]
+    NothingLeft {
+        /// The first file.
+        path: PathBuf,
+        /// Rows of all files.
+        rows: usize,
+        /// Why rows were left out, and how many.
+        reasons: String,
     },
     /// The file is text, but not in UTF-8.
     #[error("{}: is encoded in {encoding}, and JSON is UTF-8; convert it, for instance with `iconv -f {encoding} -t UTF-8`", path.display())]
@@ -208,6 +284,14 @@ pub enum DataError {
         /// Image files that the record names.
         images: usize,
     },
+    /// A record that is well formed and yet of no use.
+    #[error("{place}: {source}")]
+    Record {
+        /// Where the record begins.
+        place: Place,
+        /// What is wrong with it.
+        source: Box<RecordError>,
+    },
     /// The chat template or the tokenizer refused the conversation.
     #[error("{place}: {source}")]
     Text {
@@ -281,10 +365,18 @@ impl DataError {
             | Self::UnknownFormat { .. }
             | Self::ImageFolder { .. }
             | Self::Empty { .. }
+            | Self::EmptyTable { .. }
+            | Self::Parquet { .. }
+            | Self::Compressed { .. }
+            | Self::Unpack { .. }
+            | Self::TooMuchUnpacked { .. }
+            | Self::NothingLeft { .. }
             | Self::Encoding { .. }
             | Self::Workers { .. }
             | Self::WorkersGone { .. } => None,
-            Self::NotAnArray { place, .. }
+            Self::ParquetRow { place, .. }
+            | Self::SourceList { place, .. }
+            | Self::NotAnArray { place, .. }
             | Self::NotAnObject { place, .. }
             | Self::Truncated { place, .. }
             | Self::Malformed { place, .. }
@@ -299,6 +391,7 @@ impl DataError {
             | Self::Refused { place, .. }
             | Self::Image { place, .. }
             | Self::NoVision { place, .. }
+            | Self::Record { place, .. }
             | Self::Text { place, .. }
             | Self::NoSupervision { place, .. }
             | Self::Overlong { place, .. }
@@ -314,7 +407,11 @@ impl DataError {
             Self::Open { .. } => "unreadable file",
             Self::UnknownFormat { .. } => "unknown file format",
             Self::ImageFolder { .. } => "missing image folder",
-            Self::Empty { .. } => "empty file",
+            Self::Empty { .. } | Self::EmptyTable { .. } => "empty file",
+            Self::Parquet { .. } | Self::ParquetRow { .. } => "unreadable Parquet",
+            Self::Compressed { .. } | Self::Unpack { .. } | Self::TooMuchUnpacked { .. } => "file cannot be unpacked",
+            Self::SourceList { .. } => "list of sources",
+            Self::NothingLeft { .. } => "nothing left",
             Self::Encoding { .. } => "not UTF-8",
             Self::NotAnArray { .. } => "not an array",
             Self::NotAnObject { .. } => "record is not an object",
@@ -330,6 +427,7 @@ impl DataError {
             Self::ImageMissing { .. } => "missing image",
             Self::Image { .. } => "unreadable image",
             Self::NoVision { .. } => "image without a vision encoder",
+            Self::Record { source, .. } => source.reason(),
             Self::Text { .. } => "template or tokenizer",
             Self::NoSupervision { .. } => "no supervised token",
             Self::Refused { .. } => "refused by the objective",

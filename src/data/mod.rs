@@ -1,10 +1,11 @@
 //! Rows of data files become samples, samples become token ids with a supervision mask, and those become batches.
 //!
 //! ```text
-//! source   file line -> row                 Dataset, over a memory map; nothing is parsed before it is asked for
-//! llava,   row -> Sample                    a formatter: one small type per kind of record ([`DataKind`])
-//! text
-//! encode   Sample -> Encoded                token ids, mask, image slots, pixels; truncation
+//! source   file line -> row                 Dataset, over memory maps; tables and .gz files are unpacked to the disk first
+//! chat,    row -> Sample                    a formatter: one small type per kind of record ([`DataKind`])
+//! pairs, …
+//! encode   Sample -> Encoded                token ids, mask, image slots, pixels
+//! shorten  a row that is too long           whole messages are kept, or its end is cut off
 //! sampler  lengths -> order                 which records form which batch
 //! batch    [Encoded] -> Batch               padding, host memory
 //! loader   order -> Batch, Batch, …         worker threads, a bounded number of batches ahead
@@ -14,35 +15,69 @@
 //! Nothing is dropped silently: a record that is refused is an error with file and line, or, under
 //! [`BadRecord::Skip`] and [`Overlong::Skip`], counted by reason and handed to the caller.
 
+pub mod align;
+pub mod alpaca;
 pub mod batch;
+pub mod chat;
+pub mod classification;
 pub mod encode;
 pub mod error;
+pub mod expand;
 pub mod llava;
 pub mod loader;
+pub mod message;
+pub mod pairs;
 pub mod place;
+pub mod preference;
 pub mod preflight;
+pub mod prompts;
 mod reading;
+pub mod record;
 pub mod row;
+mod rows;
+pub mod safety;
 pub mod sampler;
 mod scan;
+pub mod share_gpt;
+mod shorten;
 pub mod source;
+mod special_tokens;
+pub mod steps;
 #[cfg(test)]
 mod tests;
 pub mod text;
 pub mod turns;
+pub mod unpaired;
+pub mod vl_rlhf;
 
+pub use align::{AlignPreferenceData, AlignPromptsData, AlignSupervisedData};
+pub use alpaca::AlpacaData;
 pub use batch::{Batch, ImageSlot, PadSide, Padding, collate, collate_examples};
+pub use chat::ChatData;
+pub use classification::ClassificationData;
 pub use encode::{Encoded, Encoder, Example, ImageEncoding, Outcome, Overlong, Prompt, SkipReason};
 pub use error::DataError;
+pub use expand::Expanded;
 pub use llava::LlavaData;
 pub use loader::{BadRecord, LoadedBatch, Loader, LoaderSettings, Skipped};
+pub use pairs::{PairsData, PairsMarginData};
 pub use place::Place;
+pub use preference::{PreferenceData, PreferenceMarginData, PreferenceScoresData};
 pub use preflight::{Check, Checked, check};
-pub use reading::Reading;
+pub use prompts::PromptsData;
+pub use reading::{Reading, TextOptions};
+pub use record::RecordError;
 pub use row::Row;
+pub use rows::TextRow;
+pub use safety::{HelpfulnessData, SafetyData};
 pub use sampler::Sampler;
-pub use source::Dataset;
-pub use text::MessagesData;
+pub use share_gpt::ShareGptData;
+pub use source::{Dataset, SourceReport};
+pub use special_tokens::SpecialTokens;
+pub use steps::StepsData;
+pub use text::{MessagesData, MessagesImagesData};
+pub use unpaired::{UnpairedData, UnpairedPreferenceData};
+pub use vl_rlhf::{PlainDpoData, RlhfvData, VlFeedbackData};
 
 use std::path::PathBuf;
 
@@ -99,9 +134,21 @@ pub trait DataKind: Component {
     /// row's list. Public data sets carry extras: other fields are ignored, and the preflight lists them once.
     const FIELDS: &'static [&'static str];
 
+    /// Whether a row may hold several records, or none, so that a data set has to [expand](Self::expand) each.
+    const EXPANDS: bool = false;
+
     /// How records of this kind are read; a kind with settings of its own passes them on.
     fn reading(&self) -> Reading {
         Reading::default()
+    }
+
+    /// The records of one row, each as a row of its own, which [`parse`](Self::parse) then reads. Asked for where
+    /// [`EXPANDS`](Self::EXPANDS) alone (see [`expand`]).
+    ///
+    /// # Errors
+    /// A [`DataError`] that starts with `place`.
+    fn expand(&self, row: Row, _place: &Place) -> Result<Expanded, DataError> {
+        Ok(Expanded::one(row))
     }
 
     /// Reads one row. Image paths are returned as the row names them; the data set resolves them.

@@ -9,10 +9,9 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::row::unknown_fields;
-use super::{DataError, DataKind, Dataset, Encoder, Outcome, Sample};
+use super::{DataError, DataKind, Dataset, Encoder, Outcome, Sample, TextRow};
 use crate::example::{Facts, Shape};
 use crate::image;
-use crate::text::EncodedText;
 
 /// Problems that are kept in full; of the others only the number is known.
 const PROBLEMS_KEPT: usize = 20;
@@ -25,6 +24,8 @@ const PIECE: usize = 64;
 pub struct Checked {
     /// Records that will be trained on.
     pub ok: usize,
+    /// The same by source, in the order of [`Dataset::sources`].
+    pub ok_by_source: Vec<usize>,
     /// The first refused records, in the data set's order.
     pub problems: Vec<DataError>,
     /// Number of refused records, by [`DataError::reason`].
@@ -123,15 +124,17 @@ fn check_range<K: DataKind>(
     check: &Check<'_>,
     range: Range<usize>,
 ) -> Checked {
-    let mut checked = Checked::default();
+    let mut checked = Checked { ok_by_source: vec![0; dataset.sources().len()], ..Checked::default() };
     for index in range {
         checked.lengths.push(0);
         checked.signed_lengths.push(0);
         checked.encodings.push(0);
+        let before = checked.ok;
         if let Err(error) = check_record(dataset, encoder, check, index, &mut checked) {
             *checked.problem_counts.entry(error.reason()).or_default() += 1;
             checked.keep(error);
         }
+        checked.ok_by_source[dataset.source_of(index)] += checked.ok - before;
     }
     checked
 }
@@ -144,7 +147,9 @@ fn check_record<K: DataKind>(
     checked: &mut Checked,
 ) -> Result<(), DataError> {
     let row = dataset.row(index)?;
-    unknown_fields(&row, K::FIELDS, |field| *checked.ignored_fields.entry(field).or_default() += 1);
+    if dataset.part(index) == 0 {
+        unknown_fields(&row, K::FIELDS, |field| *checked.ignored_fields.entry(field).or_default() += 1);
+    }
     let sample = dataset.read(index, &row)?;
     let facts = <K::Shape as Shape>::facts(&sample.target);
     (check.accepts)(&facts).map_err(|reason| DataError::Refused { place: sample.place.clone(), reason })?;
@@ -182,11 +187,11 @@ fn check_images<S: Shape>(sample: &Sample<S>, decode: bool) -> Result<(), DataEr
 }
 
 impl Checked {
-    fn count<S: Shape>(&mut self, sample: &Sample<S>, rows: &[EncodedText]) {
+    fn count<S: Shape>(&mut self, sample: &Sample<S>, rows: &[TextRow]) {
         self.ok += 1;
         self.dropped_leading += sample.dropped_leading;
         if let Some(length) = self.lengths.last_mut() {
-            *length = rows.iter().map(|row| row.input_ids.len()).max().unwrap_or(0);
+            *length = rows.iter().map(|row| row.text.input_ids.len()).max().unwrap_or(0);
         }
         if let Some(length) = self.signed_lengths.last_mut() {
             *length = sample.signed_length();
@@ -195,10 +200,10 @@ impl Checked {
             *hash = hash_rows(rows);
         }
         for row in rows {
-            self.supervised_tokens += row.num_supervised();
-            self.image_tokens += row.image_positions.iter().map(Range::len).sum::<usize>();
+            self.supervised_tokens += row.text.num_supervised();
+            self.image_tokens += row.text.image_positions.iter().map(Range::len).sum::<usize>();
         }
-        self.images += rows.first().map_or(0, |row| row.image_positions.len());
+        self.images += rows.first().map_or(0, |row| row.images.len());
     }
 
     fn keep(&mut self, problem: DataError) {
@@ -210,6 +215,8 @@ impl Checked {
     /// Adds what was found in the records that follow.
     fn append(&mut self, next: Checked) {
         self.ok += next.ok;
+        self.ok_by_source.resize(self.ok_by_source.len().max(next.ok_by_source.len()), 0);
+        self.ok_by_source.iter_mut().zip(next.ok_by_source).for_each(|(sum, ok)| *sum += ok);
         next.problems.into_iter().for_each(|problem| self.keep(problem));
         add(&mut self.problem_counts, next.problem_counts);
         add(&mut self.skipped, next.skipped);
@@ -227,9 +234,9 @@ impl Checked {
 }
 
 /// The first 64 bits of a SHA-256 over tokens and masks, never 0.
-fn hash_rows(rows: &[EncodedText]) -> u64 {
+fn hash_rows(rows: &[TextRow]) -> u64 {
     let mut hasher = Sha256::new();
-    for row in rows {
+    for row in rows.iter().map(|row| &row.text) {
         hasher.update((row.input_ids.len() as u64).to_le_bytes());
         row.input_ids.iter().for_each(|id| hasher.update(id.to_le_bytes()));
         let mask: Vec<u8> = row.supervised.iter().map(|&learned| u8::from(learned)).collect();

@@ -1,6 +1,7 @@
 //! How records are read, whatever their kind.
 
 use super::{BadRecord, Overlong};
+use crate::example::Learns;
 
 /// Settings that every data kind shares; [`data_component!`](crate::data_component) adds them to a kind's own.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +56,52 @@ impl Default for Reading {
     }
 }
 
+/// What of a record's messages is written, learned and kept where not all of it fits, whatever its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TextOptions {
+    /// Whether the assistant's messages alone are learned. Else all text is, images and the BOS in front excepted, of all
+    /// messages whose `train` is set: a pair's context never is.
+    pub only_answer_loss: bool,
+    /// Whether of the assistant's messages the last one that is kept is the only one learned.
+    pub only_last_replica_loss: bool,
+    /// Whether system messages are left out, with the images they may show.
+    pub ignore_system_prompt: bool,
+    /// Whether a text ends as its template ends it; else one more end of sequence follows, which is not learned.
+    pub single_eos: bool,
+    /// Whether a record that is too long keeps its last messages instead of its first ones.
+    pub keep_end: bool,
+}
+
+impl TextOptions {
+    /// The settings that would be ignored where this is learned from a row, by their names: a recipe refuses them.
+    pub fn without_effect(&self, learns: Learns) -> Vec<&'static str> {
+        if learns == Learns::Answers {
+            return Vec::new();
+        }
+        let chosen =
+            [("only_answer_loss", !self.only_answer_loss), ("only_last_replica_loss", self.only_last_replica_loss)];
+        chosen.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| name).collect()
+    }
+}
+
+impl Default for TextOptions {
+    fn default() -> Self {
+        Self::from(&Reading::default())
+    }
+}
+
+impl From<&Reading> for TextOptions {
+    fn from(reading: &Reading) -> Self {
+        Self {
+            only_answer_loss: reading.only_answer_loss,
+            only_last_replica_loss: reading.only_last_replica_loss,
+            ignore_system_prompt: reading.ignore_system_prompt,
+            single_eos: reading.single_eos,
+            keep_end: reading.keep_end,
+        }
+    }
+}
+
 /// Defines a data kind's settings: those of its own, then those that all kinds share. Writes
 /// `fn common(&self) -> Reading`, for [`DataKind::reading`](crate::data::DataKind::reading) to return.
 ///
@@ -70,8 +117,8 @@ macro_rules! data_component {
             $(#[$meta])*
             pub struct $name, $builder {
                 $($own)*
-                /// How a conversation is written as text: a named template (`v1`, `plain`, …), `checkpoint` for the
-                /// checkpoint's own, or a file; left open, the checkpoint's, or v1 for LLaVA.
+                /// How a conversation is written as text: a named template (`v1`, `plain`, `plain_text`, …), `checkpoint`
+                /// for the checkpoint's own, or a file FILE.json of a prefix/suffix template; left open, the checkpoint's, or v1 for LLaVA.
                 pub template: Option<String> = None => $crate::settings::Kind::text().or_none(),
                 /// The most tokens a record may have, image tokens included.
                 pub max_tokens_count: usize = 2048 => $crate::settings::Kind::count(),

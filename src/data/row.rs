@@ -1,8 +1,10 @@
 //! Getters for formatters: the fields of a row, with errors that name the file, the line and the field.
 
+use std::path::PathBuf;
+
 use serde_json::{Map, Value};
 
-use super::{DataError, Place};
+use super::{DataError, Place, RecordError};
 
 /// One row of a data file, its fields in the file's order.
 pub type Row = Map<String, Value>;
@@ -35,6 +37,100 @@ pub fn string<'row>(
         Some(Value::String(text)) => Ok(text),
         Some(other) => Err(wrong_type(place, path(), "a string", other)),
     }
+}
+
+/// The string `row[key]` of the row itself.
+///
+/// # Errors
+/// [`DataError::MissingField`], [`DataError::WrongType`].
+pub fn text<'row>(row: &'row Row, key: &str, place: &Place) -> Result<&'row str, DataError> {
+    string(row, key, || key.to_owned(), place)
+}
+
+/// The string `row[key]`; `None` where it is absent or `null`, as columns of tables are.
+///
+/// # Errors
+/// [`DataError::WrongType`].
+pub fn optional_text<'row>(
+    row: &'row Row,
+    key: &str,
+    path: impl FnOnce() -> String,
+    place: &Place,
+) -> Result<Option<&'row str>, DataError> {
+    given(row, key).map(|_| string(row, key, path, place)).transpose()
+}
+
+/// The value `row[key]`; `None` where it is absent or `null`.
+pub fn given<'row>(row: &'row Row, key: &str) -> Option<&'row Value> {
+    row.get(key).filter(|value| !value.is_null())
+}
+
+/// The number `row[key]`.
+///
+/// # Errors
+/// [`DataError::MissingField`], [`DataError::WrongType`], also where it is infinite or none.
+pub fn number(row: &Row, key: &str, place: &Place) -> Result<f64, DataError> {
+    let expected = "a finite number";
+    let value = row.get(key).ok_or_else(|| missing(place, key, expected))?;
+    value.as_f64().filter(|number| number.is_finite()).ok_or_else(|| wrong_type(place, key, expected, value))
+}
+
+/// The truth value `row[key]`, which must be there.
+///
+/// # Errors
+/// [`DataError::MissingField`], [`DataError::WrongType`].
+pub fn truth(row: &Row, key: &str, place: &Place) -> Result<bool, DataError> {
+    let expected = "true or false";
+    let value = row.get(key).ok_or_else(|| missing(place, key, expected))?;
+    value.as_bool().ok_or_else(|| wrong_type(place, key, expected, value))
+}
+
+/// The elements of the list `row[key]`.
+///
+/// # Errors
+/// [`DataError::MissingField`], [`DataError::WrongType`].
+pub fn list<'row>(row: &'row Row, key: &str, place: &Place) -> Result<&'row [Value], DataError> {
+    match row.get(key) {
+        None => Err(missing(place, key, "a list")),
+        Some(Value::Array(elements)) => Ok(elements),
+        Some(other) => Err(wrong_type(place, key, "a list", other)),
+    }
+}
+
+/// The image files of `row[key]`: none where it is absent or `null`, else one or a list of them (see [`image`]).
+///
+/// # Errors
+/// As [`image`].
+pub fn images(row: &Row, key: &str, place: &Place) -> Result<Vec<PathBuf>, DataError> {
+    match given(row, key) {
+        None => Ok(Vec::new()),
+        Some(Value::Array(elements)) => {
+            elements.iter().enumerate().map(|(i, element)| image(element, || format!("{key}[{i}]"), place)).collect()
+        }
+        Some(value) => Ok(vec![image(value, || key.to_owned(), place)?]),
+    }
+}
+
+/// The image file that `value` names: a path, also as `file://…` or as `{"path": "…"}`, which is how tables write images.
+///
+/// # Errors
+/// [`DataError::WrongType`], and [`RecordError::NoImageFile`] for addresses, data URLs and bytes.
+pub fn image(value: &Value, path: impl FnOnce() -> String, place: &Place) -> Result<PathBuf, DataError> {
+    let named = match value {
+        Value::Object(fields) => ["path", "url"].into_iter().find_map(|key| given(fields, key)).unwrap_or(value),
+        value => value,
+    };
+    let found = match named {
+        Value::String(name) if name.starts_with("data:") => "a data URL".to_owned(),
+        Value::String(name) if name.starts_with("http://") || name.starts_with("https://") => {
+            let short: String = name.chars().take(80).collect();
+            format!("the address {short}")
+        }
+        Value::String(name) => return Ok(PathBuf::from(name.strip_prefix("file://").unwrap_or(name))),
+        Value::Object(fields) if given(fields, "bytes").is_some() => "the picture's own bytes".to_owned(),
+        _ => return Err(wrong_type(place, path(), "the path of an image", value)),
+    };
+    Err(RecordError::NoImageFile { field: path(), found }.at(place))
 }
 
 /// The list `row[key]`, whose elements must be objects.

@@ -102,6 +102,38 @@ pub(super) fn array(bytes: &[u8], from: usize, file: &Arc<Path>) -> Result<Vec<S
     }
 }
 
+/// Whether a .json file is one object that has this key: a list of sources, not an array of records.
+pub(super) fn has_key(bytes: &[u8], from: usize, file: &Arc<Path>, key: &[u8]) -> bool {
+    let mut scanner = Scanner { bytes, at: from, line: 1, file };
+    if scanner.next_token() != Some(b'{') {
+        return false;
+    }
+    let mut depth = 0usize;
+    while let Some(byte) = scanner.next_token() {
+        match byte {
+            b'"' => {
+                let begin = scanner.at + 1;
+                if scanner.string(1).is_err() {
+                    return false;
+                }
+                let text = &bytes[begin..scanner.at - 1];
+                if depth == 1 && text == key && scanner.next_token() == Some(b':') {
+                    return true;
+                }
+                continue;
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth == 0 {
+            return false;
+        }
+        scanner.at += 1;
+    }
+    false
+}
+
 /// What the value at the start of `bytes` seems to be.
 pub(super) fn describe(bytes: &[u8]) -> String {
     let known = match bytes.first() {
@@ -218,7 +250,10 @@ impl Scanner<'_> {
 
     fn not_an_array(&self, first: u8) -> DataError {
         let advice = match first {
-            b'{' => "put `[` and `]` around the records, or, with one record a line, name the file .jsonl",
+            b'{' => {
+                "put `[` and `]` around the records, or, with one record a line, name the file .jsonl; a list of sources \
+                 has the key `sources`"
+            }
             _ => "put `[` and `]` around the records",
         };
         let found = describe(&self.bytes[self.at..]);

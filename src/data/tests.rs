@@ -2,8 +2,15 @@
 
 mod batches;
 mod encoding;
+mod expanding;
+mod forms;
 mod loading;
+mod options;
 mod reading;
+mod sources;
+mod tables;
+mod trl;
+mod truncation;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,9 +18,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Dataset, Encoder, ImageEncoding, LlavaData, Overlong};
+use super::{Dataset, Encoder, ImageEncoding, LlavaData, Overlong, Place, Sample, TextOptions};
+use crate::example::Shape;
 use crate::image::ImageProcessor;
-use crate::text::{ChatTemplate, Tokenizer};
+use crate::text::{ChatTemplate, Conversation, Tokenizer};
 
 /// Id of `<image>` in the fixture's tokenizer.
 const IMAGE_ID: u32 = 3;
@@ -77,5 +85,21 @@ fn encoder(max_length: usize, overlong: Overlong) -> Encoder {
         }),
         max_length,
         overlong,
+        options: TextOptions::default(),
     }
+}
+
+/// For text, without a limit.
+fn text_encoder(template: ChatTemplate) -> Encoder {
+    Encoder { template, image: None, ..encoder(usize::MAX, Overlong::Error) }
+}
+
+fn place() -> Place {
+    Place { file: Path::new("made.jsonl").into(), line: 1 }
+}
+
+/// A record that comes from no file.
+fn sample<S: Shape>(conversation: Conversation, target: S::Target, images: &[PathBuf]) -> Sample<S> {
+    let images = images.to_vec();
+    Sample { id: "0".into(), conversation, target, images, dropped_leading: 0, place: place() }
 }

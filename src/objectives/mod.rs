@@ -37,7 +37,7 @@ pub mod ipo;
 pub mod kto_pair;
 pub mod nca_pair;
 pub mod orpo;
-pub mod pair;
+mod pair;
 pub mod pair_objective;
 pub mod r_dpo;
 pub mod robust_dpo;
@@ -87,10 +87,10 @@ pub use nca_pair::NcaPair;
 pub use orpo::Orpo;
 pub use pair::Divergence;
 #[cfg(all(test, feature = "cpu"))]
-pub(crate) use pair::testing;
+pub(crate) use pair::testing as pair_testing;
 pub(crate) use pair::{
-    Host, Modifiers, PairLoss, Sides, Terms, host_values, log_odds, log_odds_of, logistic, logistic_of, pair_component,
-    smoothed, sorted, square,
+    Host, Modifiers, PairLoss, Sides, Terms, host_values, log_odds, log_odds_of, logistic, logistic_of,
+    loss as pair_loss, pair_component, smoothed, sorted, square, wants as pair_wants,
 };
 pub use pair_objective::{LossWeights, PairLossName, PairObjective};
 pub use r_dpo::RDpo;
@@ -173,11 +173,18 @@ pub trait Objective: Component {
 pub trait ReferenceUse: 'static {
     /// Whether it always does.
     const ALWAYS: bool;
+
+    /// Whether the reference must be another model than the one that is trained.
+    const OTHER: bool = false;
 }
 
 /// It does, always.
 #[derive(Clone, Copy, Debug)]
 pub enum Compared {}
+
+/// It does, and the reference must be another model than the one that is trained: a teacher.
+#[derive(Clone, Copy, Debug)]
+pub enum Taught {}
 
 /// It never does; a reference would be ignored.
 #[derive(Clone, Copy, Debug)]
@@ -189,6 +196,11 @@ pub enum BySetting {}
 
 impl ReferenceUse for Compared {
     const ALWAYS: bool = true;
+}
+
+impl ReferenceUse for Taught {
+    const ALWAYS: bool = true;
+    const OTHER: bool = true;
 }
 
 impl ReferenceUse for Alone {

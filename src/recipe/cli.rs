@@ -14,7 +14,7 @@ pub struct Arguments {
     /// PEFT adapter to continue from, or a LoRA folder of LLaVA's original code
     #[arg(long, value_name = "DIR|OWNER/NAME[@REVISION]")]
     pub adapter: Option<PathBuf>,
-    /// Training data, .json or .jsonl; left out, the recipe makes a small data set
+    /// Training data, .json, .jsonl (both also with .gz) or .parquet, or a .json list of sources; left out, the recipe makes a small data set
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub data: Vec<PathBuf>,
     /// Held-out data

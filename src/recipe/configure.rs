@@ -7,7 +7,7 @@ use super::{Arguments, ImageSettings, RecipeError, adapter_file, making};
 use crate::adapters::{Adapter, NoAdapter};
 use crate::data::{DataKind, Reading};
 use crate::models::LanguageModel;
-use crate::objectives::Objective;
+use crate::objectives::{Objective, ReferenceUse};
 use crate::projector::Projector;
 use crate::settings::{Given, Origin, Resolved, Resolver, Section};
 use crate::trainer::anchor::AnchorPlan;
@@ -98,7 +98,7 @@ where
         if !<O::Signal as Signal>::GENERATES {
             refuse_generation(&configured.resolved)?;
         }
-        configured.check_reference()?;
+        configured.check_reference(arguments)?;
         Ok(configured)
     }
 
@@ -107,11 +107,20 @@ where
         self.reference.plan(self.objective.compares(), has_adapter::<A>())
     }
 
+    /// Whether a teacher is made beside the made model.
+    pub fn makes_teacher(&self, arguments: &Arguments) -> bool {
+        O::Reference::OTHER && arguments.model.is_none() && self.anchor() == AnchorPlan::Copy { from: None }
+    }
+
     /// Objective and reference, as far as their types leave it to their settings.
-    fn check_reference(&self) -> Result<(), RecipeError> {
+    fn check_reference(&self, arguments: &Arguments) -> Result<(), RecipeError> {
         let (name, plan) = (O::NAME, self.anchor());
         let refused = |text: String| Err(RecipeError::Usage(text));
         match (&plan, self.objective.compares()) {
+            (AnchorPlan::Copy { from: Some(_) }, true) => Ok(()),
+            _ if O::Reference::OTHER && !self.makes_teacher(arguments) => refused(format!(
+                "{name} learns from another model: name its folder or hub id with --set reference.from=TEACHER"
+            )),
             (AnchorPlan::None, true) => refused(format!(
                 "{name} with these settings compares with a reference policy, but there is none; set reference.kind=auto, or \
                  choose a loss that compares with nothing"

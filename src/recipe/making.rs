@@ -2,11 +2,10 @@
 
 use super::RecipeError;
 use super::made::{MadeData, MadeModel, MadeTraining, write_data, write_model};
-use super::tools::CHECKPOINTS_OWN;
+use super::tools::{CHECKPOINTS_OWN, named_template};
 use crate::data::{DataKind, Dataset};
 use crate::example::Shape;
 use crate::image::probe;
-use crate::text::ChatTemplate;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -65,9 +64,9 @@ pub fn training(own_data: bool, sees: bool) -> Vec<(&'static str, Value)> {
 ///
 /// # Errors
 /// [`RecipeError::Made`].
-pub fn data<K: DataKind>(dir: &Path, kind: &K, seed: u64) -> Result<MadeData, RecipeError> {
+pub fn data<K: DataKind>(dir: &Path, kind: &K, seed: u64, sees: bool) -> Result<MadeData, RecipeError> {
     std::fs::create_dir_all(dir).map_err(RecipeError::io(dir))?;
-    Ok(write_data(dir, kind, seed, train_records::<K>(), MadeTraining::EVAL_RECORDS)?)
+    Ok(write_data(dir, kind, seed, train_records::<K>(), MadeTraining::EVAL_RECORDS, sees)?)
 }
 
 /// Training records that are made: a record of several rows counts as many.
@@ -97,10 +96,21 @@ pub fn model<K: DataKind>(
     seed: u64,
     sees: bool,
 ) -> Result<PathBuf, RecipeError> {
+    made(dir, kind, texts, seed, sees, |spec| spec)
+}
+
+fn made<K: DataKind>(
+    dir: &Path,
+    kind: &K,
+    texts: &Texts<'_>,
+    seed: u64,
+    sees: bool,
+    change: impl Fn(MadeModel) -> MadeModel,
+) -> Result<PathBuf, RecipeError> {
     let dataset = Dataset::open(kind.clone(), texts.data, texts.images)?;
     // A made model has no template of its own.
     let name = kind.reading().template.filter(|name| name != CHECKPOINTS_OWN);
-    let template = ChatTemplate::llava(name.as_deref().unwrap_or("v1"))?;
+    let template = named_template(name.as_deref().unwrap_or("v1"), None)?;
     let mut sizes = Vec::new();
     let mut lines = Vec::with_capacity(dataset.len());
     for index in 0..dataset.len() {
@@ -115,9 +125,27 @@ pub fn model<K: DataKind>(
         Some((width, height)) => MadeModel::for_images(width as usize, height as usize),
         None => MadeModel::for_pictures(),
     };
-    write_model(dir, &spec, lines.into_iter(), seed, sees)?;
+    write_model(dir, &change(spec), lines.into_iter(), seed, sees)?;
     Ok(dir.to_owned())
 }
+
+/// Makes a random teacher for [`model`]'s: with its tokenizer, twice its width, and surer of what it expects.
+///
+/// # Errors
+/// As [`model`].
+pub fn teacher<K: DataKind>(
+    dir: &Path,
+    kind: &K,
+    texts: &Texts<'_>,
+    seed: u64,
+    sees: bool,
+) -> Result<PathBuf, RecipeError> {
+    let spec = |spec: MadeModel| MadeModel { hidden_size: 2 * spec.hidden_size, head_std: TEACHER_HEAD, ..spec };
+    made(dir, kind, texts, seed.wrapping_add(1), sees, spec)
+}
+
+/// Standard deviation of a teacher's head: its logits are about this times the square root of its width.
+const TEACHER_HEAD: f32 = 0.15;
 
 fn median(sizes: &mut [(u32, u32)]) -> Option<(u32, u32)> {
     sizes.sort_unstable();

@@ -84,7 +84,7 @@ pub fn describe(label: &str, checked: &Checked, records: usize) -> Vec<String> {
 pub fn show_sample<K: DataKind>(dataset: &Dataset<K>, encoder: &Encoder, checked: &Checked) -> Option<String> {
     let index = checked.lengths.iter().position(|&l| l > 0)?;
     let sample = dataset.sample(index).ok()?;
-    let rendered = encoder.template.render(sample.rows().first()?).ok()?;
+    let rendered = encoder.render(&sample).ok()?.into_iter().next()?;
     let mut text = format!("{} as the model sees it (learned: ", sample.place);
     // Without colour, brackets show the same.
     let coloured = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();

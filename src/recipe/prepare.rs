@@ -9,7 +9,7 @@ use super::{Arguments, RecipeError, adapter_file, making, preflight, tools};
 use crate::adapters::{Adapter, Start};
 use crate::checkpoint::Shards;
 use crate::checkpoint::hub::Wanted;
-use crate::data::{Check, Checked, DataKind, Dataset, Encoder, LoaderSettings, Media, PadSide, Padding, Sampler};
+use crate::data::{Check, Checked, DataKind, Dataset, Encoder, LoaderSettings, PadSide, Padding, Sampler};
 use crate::device::Chosen;
 use crate::example::Facts;
 use crate::generation::Stop;
@@ -30,6 +30,9 @@ use std::sync::Arc;
 
 /// Rows are padded to a multiple of this, so that a few lengths recur and kernels tuned by shape are found again.
 const PAD_MULTIPLE: usize = 8;
+
+/// The folder of a made teacher.
+pub(super) const TEACHER: &str = "teacher";
 
 /// What has been checked and is ready to be trained with.
 pub(super) struct Prepared<M: LanguageModel, V: VisionEncoder, P: Projector, D: DataKind> {
@@ -116,7 +119,7 @@ where
         let plan = self.plan(&checked);
         notes.push(describe(&plan, train));
         println!("{}", notes[notes.len() - 1]);
-        let left_out = left_out(&checked);
+        let left_out = left_out(&checked, &dataset);
         let inputs = self.inputs(&places, &dataset, eval.as_ref());
         let data = TrainData { dataset, encoder, loader, plan };
         Ok(Prepared { opened, data, eval, facts, fingerprints, notes, left_out, inputs })
@@ -171,8 +174,8 @@ where
                         .to_owned(),
                 ));
             }
-            let data = making::data(made_dir, &self.settings.data, seed)?;
-            let chance = match D::Media::IMAGES {
+            let data = making::data(made_dir, &self.settings.data, seed, has_vision::<V>())?;
+            let chance = match has_vision::<V>() {
                 true => {
                     format!(" (answering from a wrong picture would be right {:.1}% of the time)", data.chance * 100.0)
                 }
@@ -191,6 +194,11 @@ where
             let texts = making::Texts { data: &places.data, images: &places.images };
             places.model =
                 making::model(&made_dir.join("model"), &self.settings.data, &texts, seed, has_vision::<V>())?;
+            if self.settings.makes_teacher(arguments) {
+                let dir = made_dir.join(TEACHER);
+                making::teacher(&dir, &self.settings.data, &texts, seed, has_vision::<V>())?;
+                println!("teacher: made a random one that is surer of itself, in {}", dir.display());
+            }
             println!("model: made a small random one, in {}", places.model.display());
             println!(
                 "       a random model has nothing that is worth freezing, so here, and only here, more of it is trained: see \
@@ -227,6 +235,7 @@ where
             image: tools::image_encoding(&opened),
             max_length: settings.reading.max_tokens_count,
             overlong: settings.reading.overlong,
+            options: (&settings.reading).into(),
         };
         Ok((opened, encoder))
     }
@@ -240,7 +249,7 @@ where
         places: &Places,
         encoder: &Encoder,
     ) -> Result<(Arc<Dataset<D>>, Checked, Vec<String>), RecipeError> {
-        let dataset = Dataset::open(self.settings.data.clone(), files, &places.images)?;
+        let dataset = Dataset::open_with(self.settings.data.clone(), files, &places.images, self.settings.train.seed)?;
         let bad_record = self.settings.reading.bad_record;
         let objective = &self.settings.objective;
         let how = Check {
@@ -249,7 +258,8 @@ where
             accepts: &|facts| objective.accepts(facts),
         };
         let checked = preflight::check_records(&dataset, encoder, bad_record, &how)?;
-        let notes = preflight::describe(label, &checked, dataset.len());
+        let mut notes = preflight::describe(label, &checked, dataset.len());
+        notes.extend(dataset.source_lines().into_iter().map(|line| format!("  {line}")));
         for line in &notes {
             println!("{line}");
         }
@@ -336,9 +346,12 @@ fn weight_files(dir: &Path) -> BTreeMap<String, u64> {
 }
 
 /// Records that are not trained on, by reason.
-fn left_out(checked: &Checked) -> BTreeMap<String, usize> {
-    let reasons = checked.problem_counts.iter().chain(&checked.skipped);
-    reasons.map(|(reason, n)| ((*reason).to_owned(), *n)).collect()
+fn left_out<K: DataKind>(checked: &Checked, dataset: &Dataset<K>) -> BTreeMap<String, usize> {
+    let mut reasons = dataset.left_out();
+    for (reason, n) in checked.problem_counts.iter().chain(&checked.skipped) {
+        *reasons.entry(reason).or_default() += n;
+    }
+    reasons.into_iter().map(|(reason, n)| (reason.to_owned(), n)).collect()
 }
 
 fn describe(plan: &Plan, train: &Train) -> String {

@@ -3,7 +3,7 @@
 use super::configure::Configured;
 use super::experiment::Experiment;
 use super::opened::{Loaded, VlmOf};
-use super::prepare::{Fingerprints, Preparation, Prepared, trainable};
+use super::prepare::{Fingerprints, Preparation, Prepared, TEACHER, trainable};
 use super::reference::{Making, store};
 use super::run_folder::RunFolder;
 use super::save::{Saved, check_savable, save_final};
@@ -15,6 +15,7 @@ use crate::models::{CausalLm, LanguageModel};
 use crate::nn::{TRAINED_ROWS, is_flex, params};
 use crate::objectives::Objective;
 use crate::projector::Projector;
+use crate::trainer::anchor::AnchorPlan;
 use crate::trainer::state::counters;
 use crate::trainer::track::{About, Keep, ReportTo, Status, Tracker, Trackers};
 use crate::trainer::{Anchor, Ended, Reference, Signal, Train, Trainer};
@@ -382,7 +383,11 @@ where
             fingerprints,
             device,
         };
-        making.anchor(settings.anchor(), loaded)
+        let plan = match settings.makes_teacher(self.arguments) {
+            true => AnchorPlan::Copy { from: loaded.folder.dir.parent().map(|made| made.join(TEACHER)) },
+            false => settings.anchor(),
+        };
+        making.anchor(plan, loaded)
     }
 
     /// The logs that the user wants besides `metrics.jsonl`.

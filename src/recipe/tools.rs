@@ -20,7 +20,7 @@ use crate::device::{DeviceRequest, choose};
 use crate::image::ImageProcessor;
 use crate::models::LanguageModel;
 use crate::projector::Projector;
-use crate::text::{ChatTemplate, Tokenizer};
+use crate::text::{ChatTemplate, PlainTextTemplate, TextError, Tokenizer};
 use crate::vision::VisionEncoder;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -58,7 +58,8 @@ pub struct Common {
     /// auto, cpu, wgpu, wgpu:1, cuda or cuda:1
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = super::cli::parse_device)]
     pub device: DeviceRequest,
-    /// v1, plain, another of LLaVA's conversations, or checkpoint for the checkpoint's own Jinja template
+    /// v1, plain, another of LLaVA's conversations, plain_text for no markup, a file FILE.json of a prefix/suffix template, or
+    /// checkpoint for the checkpoint's own Jinja template
     #[arg(long, value_name = "NAME")]
     pub template: Option<String>,
 }
@@ -137,6 +138,22 @@ fn refuse_occupied(dir: &Path) -> Result<(), RecipeError> {
 /// The name of the checkpoint's own template.
 pub(super) const CHECKPOINTS_OWN: &str = "checkpoint";
 
+/// A template by its name or file. Without a tokenizer, its end of sequence is taken to be `</s>`, as made ones have it.
+pub(super) fn named_template(name: &str, tokenizer: Option<&Tokenizer>) -> Result<ChatTemplate, RecipeError> {
+    let is_file = Path::new(name).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+    let template = match (name, tokenizer) {
+        (PlainTextTemplate::NAME, Some(tokenizer)) => Ok(ChatTemplate::plain_text(tokenizer)),
+        (PlainTextTemplate::NAME, None) => Ok(ChatTemplate::PlainText(PlainTextTemplate::new("</s>"))),
+        _ if is_file => ChatTemplate::prefix_suffix(Path::new(name)),
+        _ => ChatTemplate::llava(name),
+    };
+    let advice = "; a prefix/suffix template is named by its file, FILE.json";
+    template.map_err(|error| match &error {
+        TextError::UnknownTemplate { .. } => RecipeError::Usage(format!("{error}, plain_text, checkpoint{advice}")),
+        _ => RecipeError::Usage(error.to_string()),
+    })
+}
+
 /// The template by name, or the model's default: `v1` for LLaVA, the checkpoint's own for a language model.
 pub(super) fn template(
     folder: &ModelFolder,
@@ -151,7 +168,7 @@ pub(super) fn template(
                 "the checkpoint has no chat template of its own; name one of LLaVA's, for example v1".to_owned(),
             )
         })?,
-        (Some(name), _) => ChatTemplate::llava(name).map_err(|error| RecipeError::Usage(error.to_string()))?,
+        (Some(name), _) => named_template(name, Some(tokenizer))?,
         (None, Some(_)) => ChatTemplate::llava("v1")?,
         (None, None) => match own()? {
             Some(template) => template,
@@ -176,6 +193,7 @@ fn encoder<M: LanguageModel, V: VisionEncoder, P: Projector>(
         image: image_encoding(opened),
         max_length: usize::MAX,
         overlong: Default::default(),
+        options: Default::default(),
     })
 }
 

@@ -86,7 +86,7 @@ impl SettingError {
 }
 
 /// ` (did you mean …?)` where one of `known` is close enough to `name` to be a slip of the fingers.
-pub(super) fn hint<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+pub(crate) fn hint<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
     /// Below this similarity a suggestion is more often wrong than right.
     const CLOSE: f64 = 0.7;
     known

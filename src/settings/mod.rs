@@ -23,6 +23,7 @@ mod value;
 
 pub use component::{Component, Parameter, audit};
 pub use error::SettingError;
+pub(crate) use error::hint;
 pub use file::Recorded;
 pub use given::Given;
 pub use kind::{Bound, Kind, Shape};

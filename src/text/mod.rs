@@ -1,7 +1,7 @@
 //! Text: tokenizers, chat templates and what of a rendered conversation is learned.
 //!
-//! A [`Conversation`] becomes text through a [`ChatTemplate`] (one of LLaVA's conversations or a checkpoint's Jinja
-//! template). The [`Rendered`] text carries the byte spans to learn from, so that supervision never depends on counting
+//! A [`Conversation`] becomes text through a [`ChatTemplate`] (one of LLaVA's conversations, a checkpoint's Jinja template,
+//! turbo-alignment's prefix and suffix, or no markup at all). The [`Rendered`] text carries the byte spans to learn from, so that supervision never depends on counting
 //! separators or on searching token ids. [`encode_rendered`] turns it into token ids, a mask and the places of the
 //! images.
 //!
@@ -23,12 +23,17 @@ mod generation_tags;
 mod jinja;
 mod jinja_env;
 mod llava;
+mod plain_text;
+mod prefix_suffix;
 pub mod sentencepiece;
+mod special;
+mod steps;
 mod stream;
 mod supervision;
 mod template;
 mod tokenizer;
 mod tokenizer_files;
+mod whole;
 
 #[cfg(test)]
 mod tests;
@@ -36,6 +41,10 @@ mod tests;
 pub use conversation::{Conversation, Message, Part, Role, ToolCall};
 pub use jinja::JinjaTemplate;
 pub use llava::LlavaTemplate;
+pub use plain_text::PlainTextTemplate;
+pub use prefix_suffix::PrefixSuffixTemplate;
+pub use special::{AddedTokens, NewToken, SpecialRole, WantedTokens};
+pub use steps::{Stepped, encode_steps};
 pub use stream::{StopText, TextStream};
 pub use supervision::{EncodedText, ImageTokens, check_end_of_turn, encode_rendered};
 pub use template::{ChatTemplate, IMAGE_TOKEN, Rendered};
@@ -138,6 +147,21 @@ pub enum TextError {
         /// Which image, counted from 1.
         image: usize,
     },
+    /// Special tokens that cannot be added as they are asked for.
+    #[error("special tokens: {reason}")]
+    Special {
+        /// Which token, and what to do.
+        reason: String,
+    },
+    /// An answer in steps whose steps cannot be told apart.
+    #[error("the answer's steps: {reason}")]
+    Steps {
+        /// Which step, counted from 1, and why.
+        reason: String,
+    },
+    /// A tokenizer that does not say how a text ends.
+    #[error("the tokenizer has no end of sequence; set `tokens.eos_token`, or leave `data.single_eos` at true")]
+    NoEos,
     /// A template that never teaches the model to stop.
     #[error(
         "template `{template}` supervises no end-of-turn token: what is learned ends in {last:?}, and the tokenizer's \

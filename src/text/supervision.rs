@@ -58,15 +58,33 @@ pub fn encode_rendered(
     rendered: &Rendered,
     image: &ImageTokens,
 ) -> Result<EncodedText, TextError> {
+    let tokens = tokens_of(tokenizer, &rendered.text, image)?;
+    let mut spans = rendered.spans.iter().peekable();
+    assemble(tokenizer, &rendered.text, &tokens, image, |_, token| lies_inside(token, &mut spans))
+}
+
+/// The tokens of a text with one token for each image marker.
+pub(super) fn tokens_of(tokenizer: &Tokenizer, text: &str, image: &ImageTokens) -> Result<Vec<Token>, TextError> {
     if !image.per_image.is_empty() {
         check_image_token(tokenizer, image)?;
     }
-    let tokens = match image.apart && !image.token.is_empty() {
-        true => encode_apart(tokenizer, &rendered.text, image)?,
-        false => encode(tokenizer, &rendered.text)?,
-    };
+    match image.apart && !image.token.is_empty() {
+        true => encode_apart(tokenizer, text, image),
+        false => encode(tokenizer, text),
+    }
+}
+
+/// The tokens of `text` as a model takes them: BOS in front, image markers expanded. `learn` is asked of each token, by
+/// its number, whether it is learned; of BOS and images it is not.
+pub(super) fn assemble(
+    tokenizer: &Tokenizer,
+    text: &str,
+    tokens: &[Token],
+    image: &ImageTokens,
+    mut learn: impl FnMut(usize, &Token) -> bool,
+) -> Result<EncodedText, TextError> {
     let is_image = |token: &Token| {
-        token.id == image.id && !image.token.is_empty() && rendered.text[token.start..token.end].contains(&image.token)
+        token.id == image.id && !image.token.is_empty() && text[token.start..token.end].contains(&image.token)
     };
     let markers = tokens.iter().filter(|token| is_image(token)).count();
     if markers != image.per_image.len() {
@@ -80,7 +98,6 @@ pub fn encode_rendered(
         out.push(bos, false);
     }
     let mut sizes = image.per_image.iter();
-    let mut spans = rendered.spans.iter().peekable();
     for (i, token) in tokens.iter().enumerate() {
         if is_image(token) {
             let start = out.input_ids.len();
@@ -91,7 +108,7 @@ pub fn encode_rendered(
             continue;
         }
         let is_bos = i == 0 && starts_with_bos && tokenizer.bos().is_some();
-        out.push(token.id, !is_bos && lies_inside(token, &mut spans));
+        out.push(token.id, !is_bos && learn(i, token));
     }
     Ok(out)
 }
@@ -133,7 +150,8 @@ fn encode_apart(tokenizer: &Tokenizer, text: &str, image: &ImageTokens) -> Resul
 /// A short conversation is rendered and encoded; its last learned token that is not white space must be the tokenizer's
 /// end-of-sequence token or another added token. Two kinds of LLaVA's conversations end otherwise and are accepted:
 /// `plain` ends a caption with a line break (it trains a projector, not a conversation), and the `v0` ones end an answer
-/// with the string `###`, at which generation must stop (see [`LlavaTemplate::stop`](super::LlavaTemplate::stop)).
+/// with the string `###`, at which generation must stop (see [`LlavaTemplate::stop`](super::LlavaTemplate::stop)). So may
+/// a prefix/suffix template, whose suffix need not be a token.
 ///
 /// # Errors
 /// [`TextError::NoEndOfTurn`], or what rendering and encoding say.
@@ -146,11 +164,12 @@ pub fn check_end_of_turn(template: &ChatTemplate, tokenizer: &Tokenizer) -> Resu
     let learned: Vec<&Token> = tokens.iter().filter(|token| lies_inside(token, &mut spans)).collect();
     let words = |token: &Token| rendered.text.get(token.start..token.end).unwrap_or_default();
 
-    let stop = match template {
-        ChatTemplate::Llava(llava) if ["\n", "###"].contains(&llava.stop()) => Some(llava.stop()),
-        _ => None,
+    let ends_in_stop = |text: &str| match template {
+        ChatTemplate::Llava(llava) => ["\n", "###"].contains(&llava.stop()) && text.ends_with(llava.stop()),
+        ChatTemplate::PrefixSuffix(template) => template.stop().is_some_and(|stop| text.trim_end().ends_with(stop)),
+        _ => false,
     };
-    if stop.zip(learned.last()).is_some_and(|(stop, token)| rendered.text[..token.end].ends_with(stop)) {
+    if learned.last().is_some_and(|token| ends_in_stop(&rendered.text[..token.end])) {
         return Ok(());
     }
     let last = learned.iter().rev().find(|token| !words(token).trim().is_empty());

@@ -2,7 +2,9 @@
 
 pub(super) mod named;
 
-use super::{Conversation, JinjaTemplate, LlavaTemplate, TextError, Tokenizer};
+use super::{
+    Conversation, JinjaTemplate, LlavaTemplate, PlainTextTemplate, PrefixSuffixTemplate, TextError, Tokenizer,
+};
 use std::ops::Range;
 use std::path::Path;
 
@@ -46,6 +48,10 @@ pub enum ChatTemplate {
     Llava(LlavaTemplate),
     /// A Jinja template, as in `tokenizer_config.json` or `chat_template.jinja`.
     Jinja(JinjaTemplate),
+    /// A prefix and a suffix around every message, as turbo-alignment writes them.
+    PrefixSuffix(PrefixSuffixTemplate),
+    /// No markup at all.
+    PlainText(PlainTextTemplate),
 }
 
 impl ChatTemplate {
@@ -55,6 +61,20 @@ impl ChatTemplate {
     /// [`TextError::UnknownTemplate`] with the valid names.
     pub fn llava(name: &str) -> Result<Self, TextError> {
         LlavaTemplate::named(name).map(Self::Llava)
+    }
+
+    /// turbo-alignment's template in a JSON file.
+    ///
+    /// # Errors
+    /// As [`PrefixSuffixTemplate::from_file`].
+    pub fn prefix_suffix(path: &Path) -> Result<Self, TextError> {
+        PrefixSuffixTemplate::from_file(path).map(Self::PrefixSuffix)
+    }
+
+    /// No markup: words one behind the other, answers ended by the tokenizer's end of sequence.
+    pub fn plain_text(tokenizer: &Tokenizer) -> Self {
+        let end = tokenizer.eos().and_then(|id| tokenizer.token(id)).unwrap_or_default();
+        Self::PlainText(PlainTextTemplate::new(&end))
     }
 
     /// A Jinja template with the tokenizer's special tokens as its variables (`bos_token`, …).
@@ -111,6 +131,8 @@ impl ChatTemplate {
         match self {
             Self::Llava(template) => Self::Llava(template.with_image_token(token)),
             Self::Jinja(template) => Self::Jinja(template.with_image_token(token)),
+            Self::PrefixSuffix(template) => Self::PrefixSuffix(template.with_image_token(token)),
+            Self::PlainText(template) => Self::PlainText(template.with_image_token(token)),
         }
     }
 
@@ -121,6 +143,8 @@ impl ChatTemplate {
     pub fn with_im_start_end(self) -> Result<Self, TextError> {
         match self {
             Self::Llava(template) => Ok(Self::Llava(template.with_im_start_end())),
+            Self::PrefixSuffix(template) => Ok(Self::PrefixSuffix(template.with_im_start_end())),
+            Self::PlainText(template) => Ok(Self::PlainText(template.with_im_start_end())),
             Self::Jinja(template) => Err(TextError::Inexpressible {
                 template: template.name().to_owned(),
                 reason:
@@ -139,6 +163,8 @@ impl ChatTemplate {
         match self {
             Self::Llava(template) => template.render(conversation),
             Self::Jinja(template) => template.render(conversation),
+            Self::PrefixSuffix(template) => template.render(conversation),
+            Self::PlainText(template) => template.render(conversation),
         }
     }
 
@@ -150,6 +176,8 @@ impl ChatTemplate {
         match self {
             Self::Llava(template) => template.render_prompt(conversation),
             Self::Jinja(template) => template.render_prompt(conversation),
+            Self::PrefixSuffix(template) => template.render_prompt(conversation),
+            Self::PlainText(template) => template.render_prompt(conversation),
         }
     }
 
@@ -162,6 +190,8 @@ impl ChatTemplate {
         match self {
             Self::Llava(template) => template.render_continuation(conversation),
             Self::Jinja(template) => template.render_continuation(conversation),
+            Self::PrefixSuffix(template) => template.render_continuation(conversation),
+            Self::PlainText(template) => template.render_continuation(conversation),
         }
     }
 
@@ -170,6 +200,8 @@ impl ChatTemplate {
         match self {
             Self::Llava(template) => Some(template.stop().to_owned()),
             Self::Jinja(template) => template.stop(),
+            Self::PrefixSuffix(template) => template.stop().map(str::to_owned),
+            Self::PlainText(template) => template.stop().map(str::to_owned),
         }
     }
 
@@ -178,6 +210,8 @@ impl ChatTemplate {
         match self {
             Self::Llava(template) => template.name(),
             Self::Jinja(template) => template.name(),
+            Self::PrefixSuffix(template) => template.name(),
+            Self::PlainText(_) => PlainTextTemplate::NAME,
         }
     }
 }

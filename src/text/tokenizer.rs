@@ -2,7 +2,7 @@
 
 use super::sentencepiece::{self, MergeOrder};
 use super::tokenizer_files::{TokenizerFiles, token_text};
-use super::{TextError, TextStream};
+use super::{SpecialRole, TextError, TextStream};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -54,6 +54,19 @@ struct Roles {
     eos: Option<u32>,
     pad: Option<u32>,
     unk: Option<u32>,
+    sep: Option<u32>,
+}
+
+impl Roles {
+    fn of(&mut self, role: SpecialRole) -> &mut Option<u32> {
+        match role {
+            SpecialRole::Bos => &mut self.bos,
+            SpecialRole::Eos => &mut self.eos,
+            SpecialRole::Pad => &mut self.pad,
+            SpecialRole::Unk => &mut self.unk,
+            SpecialRole::Sep => &mut self.sep,
+        }
+    }
 }
 
 impl Tokenizer {
@@ -87,6 +100,7 @@ impl Tokenizer {
             eos: token_id("eos_token"),
             pad: token_id("pad_token"),
             unk: token_id("unk_token"),
+            sep: token_id("sep_token"),
         };
         backend.with_padding(None);
         backend.with_truncation(None).map_err(|e| malformed(e.to_string()))?;
@@ -209,13 +223,35 @@ impl Tokenizer {
     /// Makes a token the padding, adding it where it is new. Returns its id.
     ///
     /// # Errors
-    /// [`TextError::Tokenize`] where the tokenizer refuses the token.
+    /// As [`Self::set_role`].
     pub fn set_pad(&mut self, token: &str) -> Result<u32, TextError> {
+        self.set_role(SpecialRole::Pad, token)
+    }
+
+    /// Gives a token a role, adding it where it is new. Returns its id. Whether a text begins with BOS does not change.
+    ///
+    /// # Errors
+    /// [`TextError::Tokenize`] where the tokenizer refuses the token.
+    pub fn set_role(&mut self, role: SpecialRole, token: &str) -> Result<u32, TextError> {
         self.try_add_special_tokens(&[token])?;
         let id = self.token_id(token).ok_or_else(|| TextError::Tokenize(format!("cannot add the token {token:?}")))?;
-        self.roles.pad = Some(id);
-        Arc::make_mut(&mut self.files).set("pad_token", json!(token));
+        *self.roles.of(role) = Some(id);
+        Arc::make_mut(&mut self.files).set(role.key(), json!(token));
         Ok(id)
+    }
+
+    /// The token in a role.
+    pub fn role(&self, role: SpecialRole) -> Option<u32> {
+        let mut roles = self.roles;
+        *roles.of(role)
+    }
+
+    /// [`Self::try_add_special_tokens`], and the configuration lists them as special tokens without a role.
+    pub(super) fn add_additional(&mut self, tokens: &[String]) -> Result<(), TextError> {
+        let texts: Vec<&str> = tokens.iter().map(String::as_str).collect();
+        self.try_add_special_tokens(&texts)?;
+        Arc::make_mut(&mut self.files).list_additional(&texts);
+        Ok(())
     }
 
     /// The tokens of a text, with byte offsets; nothing is added around it.

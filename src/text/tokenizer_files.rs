@@ -200,6 +200,23 @@ impl TokenizerFiles {
         }
     }
 
+    /// Lists special tokens without a role, where both versions of transformers look for them.
+    pub(super) fn list_additional(&mut self, tokens: &[&str]) {
+        const LIST: &str = "additional_special_tokens";
+        let mut list: Vec<Value> = Vec::new();
+        for known in [&self.config, &self.special].into_iter().filter_map(|map| map.get(LIST)?.as_array()).flatten() {
+            list.extend(Some(known).filter(|known| !list.contains(known)).cloned());
+        }
+        for token in tokens {
+            if !list.iter().any(|known| token_text(known).as_deref() == Some(token)) {
+                list.push(json!(token));
+            }
+        }
+        if !tokens.is_empty() {
+            self.set(LIST, Value::Array(list));
+        }
+    }
+
     /// Changes a setting, also in the special tokens' own file, which transformers 4 reads last.
     pub(super) fn set(&mut self, key: &str, value: Value) {
         if self.special.contains_key(key) {

@@ -436,6 +436,7 @@ mod tests {
                 after: Some(text()),
                 before_correct: Some(false),
                 after_correct: None,
+                judged: vec![JudgedRow { name: text(), text: text(), before: vec![1.0], after: vec![0.5, 2.0] }],
             }],
             dropped: vec![(text(), 3)],
             notes: vec![text()],

@@ -3,7 +3,12 @@
 
 use firebrick::checkpoint::pickle::{self, StoredBytes};
 use firebrick::checkpoint::{Shards, byte_len};
-use firebrick::data::{DataKind, Dataset, LlavaData, MessagesData};
+use firebrick::data::expand::{count, nth};
+use firebrick::data::{
+    AlignPreferenceData, AlpacaData, ChatData, ClassificationData, DataKind, Dataset, LlavaData, MessagesData,
+    MessagesImagesData, PairsMarginData, PlainDpoData, PreferenceData, RlhfvData, SafetyData, ShareGptData, StepsData,
+    UnpairedPreferenceData, VlFeedbackData,
+};
 use std::fs;
 use std::path::Path;
 
@@ -38,6 +43,23 @@ pub fn records(dir: &Path, bytes: &[u8]) {
     fs::write(&path, rest).unwrap();
     read_all(LlavaData::default(), &path, rest);
     read_all(MessagesData::default(), &path, rest);
+    // Reading each file as every kind would take long: the length says as which other one.
+    match rest.len() % 14 {
+        0 => read_all(MessagesImagesData::default(), &path, rest),
+        1 => read_all(ChatData::default(), &path, rest),
+        2 => read_all(AlpacaData::default(), &path, rest),
+        3 => read_all(ShareGptData::default(), &path, rest),
+        4 => read_all(PairsMarginData::default(), &path, rest),
+        5 => read_all(PreferenceData::default(), &path, rest),
+        6 => read_all(SafetyData::default(), &path, rest),
+        7 => read_all(PlainDpoData::default(), &path, rest),
+        8 => read_all(RlhfvData::default(), &path, rest),
+        9 => read_all(UnpairedPreferenceData::default(), &path, rest),
+        10 => read_all(ClassificationData::default(), &path, rest),
+        11 => read_all(StepsData::default(), &path, rest),
+        12 => read_all(AlignPreferenceData::default(), &path, rest),
+        _ => read_all(VlFeedbackData::default(), &path, rest),
+    }
 }
 
 fn read_all<K: DataKind>(kind: K, path: &Path, content: &[u8]) {
@@ -53,6 +75,15 @@ fn read_all<K: DataKind>(kind: K, path: &Path, content: &[u8]) {
         match data.sample(index) {
             Ok(sample) => assert_eq!(sample.conversation.image_count(), sample.images.len()),
             Err(error) => names_file(error.to_string()),
+        }
+        if K::EXPANDS {
+            let (records, _) = count(data.kind(), data.row(index), &data.place(index));
+            for n in 0..records {
+                let row = data.row(index).and_then(|row| nth(data.kind(), row, n, &data.place(index)));
+                if let Err(error) = row.and_then(|row| data.kind().parse(&row, &data.place(index))) {
+                    names_file(error.to_string());
+                }
+            }
         }
     }
 }

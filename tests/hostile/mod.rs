@@ -6,6 +6,8 @@
 mod adapters;
 mod bodies;
 mod configs;
+mod corpus;
+mod corpus_run;
 mod files;
 mod images;
 mod mutated;

@@ -134,7 +134,8 @@ fn records() {
     let text = fs::read(fixture("parity/records/text.json")).unwrap();
     let lines = format!("{}\n{}\n", record(None), record(Some("a.png")));
     let named = |first: u8, content: &[u8]| [&[first], content].concat();
-    let seeds = [named(0, &array), named(0, &text), named(1, lines.as_bytes())];
+    let kinds = fs::read(fixture("data/kinds.jsonl")).unwrap();
+    let seeds = [named(0, &array), named(0, &text), named(1, lines.as_bytes()), named(1, &kinds)];
     rounds("records", &seeds, |bytes| bodies::records(dir.path(), bytes));
 }
 

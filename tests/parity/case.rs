@@ -196,6 +196,7 @@ fn encoder<M: LanguageModel, V: VisionEncoder, P: Projector>(opened: &Opened<M, 
         }),
         max_length: usize::MAX,
         overlong: Overlong::Error,
+        options: Default::default(),
     }
 }
 

@@ -34,6 +34,7 @@ fn open(folder: ModelFolder, vision: &Clip, projector: &Mlp) -> (Model, Encoder)
         }),
         max_length: usize::MAX,
         overlong: Overlong::Error,
+        options: Default::default(),
     };
     (opened.load(projector, &|_| false, &device()).unwrap(), encoder)
 }

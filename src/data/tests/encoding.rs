@@ -6,8 +6,9 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::{Folder, IMAGE_ID, TOKENS_PER_IMAGE, encoder, record};
-use crate::data::encode::truncate;
+use crate::data::shorten::truncate;
 use crate::data::{Check, DataError, Encoded, Example, Outcome, Overlong, SkipReason, check};
+use crate::example::Learns;
 use crate::text::EncodedText;
 
 fn whole(outcome: Outcome<Example>) -> Encoded {
@@ -168,25 +169,21 @@ proptest! {
     fn truncation_never_cuts_an_image_nor_invents_supervision(text in texts(), limit in 0usize..40) {
         let before = text.clone();
         let tokens = before.input_ids.len();
-        match truncate(text, limit) {
-            Outcome::Whole(kept) => {
-                prop_assert!(tokens <= limit);
-                prop_assert_eq!(kept, before);
-            }
-            Outcome::Truncated { kept, tokens: reported } => {
-                prop_assert_eq!((kept.input_ids.len(), reported), (limit, tokens));
-                prop_assert_eq!(&kept.input_ids[..], &before.input_ids[..limit]);
-                prop_assert_eq!(&kept.supervised[..], &before.supervised[..limit]);
-                prop_assert!(kept.supervised[1..].contains(&true));
+        match truncate(text, limit, Learns::Answers) {
+            Ok(kept) => {
+                let length = tokens.min(limit);
+                prop_assert_eq!(&kept.input_ids[..], &before.input_ids[..length]);
+                prop_assert_eq!(&kept.supervised[..], &before.supervised[..length]);
+                prop_assert!(tokens <= limit || kept.supervised[1..].contains(&true));
                 prop_assert!(before.image_positions.starts_with(&kept.image_positions));
                 let in_slots: usize = kept.image_positions.iter().map(|at| at.len()).sum();
                 let in_text = kept.input_ids.iter().filter(|&&id| id == IMAGE_ID).count();
                 prop_assert_eq!(in_slots, in_text);
             }
-            Outcome::Skipped { reason: SkipReason::CutImage, .. } => {
+            Err(SkipReason::CutImage) => {
                 prop_assert!(before.image_positions.iter().any(|at| at.start < limit && limit < at.end));
             }
-            Outcome::Skipped { reason, .. } => {
+            Err(reason) => {
                 prop_assert_eq!(reason, SkipReason::NothingToLearn);
                 prop_assert!(!before.supervised[..limit].iter().skip(1).any(|&s| s));
             }

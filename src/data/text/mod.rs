@@ -1,67 +1,92 @@
-//! Text-only chat records: `{"id"?, "messages": [{"role": "user", "content": "…", "disable_loss"?}, …]}`.
+//! Hugging Face's chat rows: `{"id"?, "messages": [{"role": "user", "content": "…"}, …], "tools"?, "images"?}`.
 
-use super::row::{self, Row};
-use super::turns::arrange;
-use super::{DataError, DataKind, Place, Reading, Sample, TextOnly};
+use super::message::{self, Messages};
+use super::row::Row;
+use super::turns::{gather, sample};
+use super::{DataError, DataKind, Images, Place, Reading, Sample, TextOnly};
 use crate::example::Supervised;
-use crate::text::{Message, Role};
 
 const TURNS: &str = "messages";
-const ROLES: &str = "\"user\", \"assistant\" and \"system\"";
+
+/// What both kinds read.
+const FIELDS: &[&str] = &[
+    "id",
+    TURNS,
+    "messages[].role",
+    "messages[].content",
+    "messages[].disable_loss",
+    "messages[].reasoning_content",
+    "messages[].thinking",
+    "messages[].tool_calls",
+    "messages[].tool_call_id",
+    "messages[].name",
+    "tools",
+    "images",
+    "image",
+];
 
 crate::data_component! {
     /// Hugging Face's chat rows without media; an `<image>` in the text is plain text.
     ///
-    /// `"disable_loss": true` on an assistant message keeps it as context and learns nothing from it.
+    /// `content` is a string or a list of parts (`{"type": "text", "text": "…"}`). `tools` (a list, or a string of JSON) are
+    /// the functions that may be called, `tool_calls` of an assistant's message the calls, messages of the role `tool` their
+    /// results; `reasoning_content` is what was thought before an answer. `"disable_loss": true` on an assistant message
+    /// keeps it as context and learns nothing from it. The assistant's messages before the user's first one are dropped and
+    /// counted; from there on roles may come in any order that the template can express.
+    ///
+    /// # Source
+    /// Hugging Face's chat templates; TRL's conversational language modelling rows.
     pub struct MessagesData, MessagesDataBuilder {}
+}
+
+crate::data_component! {
+    /// As [`MessagesData`], with any number of images.
+    ///
+    /// A part `{"type": "image"}` stands for the next image of the row's `images` (or `image`: a path or a list of them), or
+    /// names its own file: `path`, `image`, `url` or `image_url`. So does an `<image>` in a user's words where the row has
+    /// images. Where the messages have no place for the row's images, they are shown before the user's first words. Addresses
+    /// and data URLs are refused: a record must mean the same tomorrow.
+    ///
+    /// # Source
+    /// Hugging Face's processors; TRL's rows with `images`.
+    pub struct MessagesImagesData, MessagesImagesDataBuilder {}
 }
 
 impl DataKind for MessagesData {
     type Media = TextOnly;
     type Shape = Supervised;
 
-    const FIELDS: &'static [&'static str] =
-        &["id", TURNS, "messages[].role", "messages[].content", "messages[].disable_loss"];
+    const FIELDS: &'static [&'static str] = FIELDS;
 
     fn reading(&self) -> Reading {
         self.common()
     }
 
     fn parse(&self, row: &Row, place: &Place) -> Result<Sample, DataError> {
-        let id = row::id(row, place)?;
-        let turns = row::objects(row, TURNS, place)?
-            .into_iter()
-            .enumerate()
-            .map(|(i, turn)| message(turn, i, place))
-            .collect::<Result<Vec<_>, _>>()?;
-        let arranged = arrange(turns, TURNS, place)?;
-        Ok(Sample {
-            id,
-            conversation: arranged.conversation,
-            images: Vec::new(),
-            target: (),
-            dropped_leading: arranged.dropped_leading,
-            place: place.clone(),
-        })
+        parse(Messages::text(row, place)?, row, place)
     }
 }
 
-fn message(turn: &Row, i: usize, place: &Place) -> Result<Message, DataError> {
-    let path = |key: &'static str| move || format!("{TURNS}[{i}].{key}");
-    let role = match row::string(turn, "role", path("role"), place)? {
-        "user" => Role::User,
-        "assistant" => Role::Assistant,
-        "system" => Role::System,
-        other => {
-            return Err(DataError::UnknownRole {
-                place: place.clone(),
-                turn: i + 1,
-                role: other.to_owned(),
-                allowed: ROLES,
-            });
-        }
-    };
-    let content = row::string(turn, "content", path("content"), place)?;
-    let train = !row::flag(turn, "disable_loss", path("disable_loss"), place)?;
-    Ok(Message { train, ..Message::text(role, content) })
+impl DataKind for MessagesImagesData {
+    type Media = Images;
+    type Shape = Supervised;
+
+    const FIELDS: &'static [&'static str] = FIELDS;
+
+    fn reading(&self) -> Reading {
+        self.common()
+    }
+
+    fn parse(&self, row: &Row, place: &Place) -> Result<Sample, DataError> {
+        parse(Messages::hugging_face(row, place)?, row, place)
+    }
+}
+
+fn parse(mut reader: Messages<'_>, row: &Row, place: &Place) -> Result<Sample, DataError> {
+    let turns = reader.list(row, TURNS)?;
+    let mut arranged = gather(turns, TURNS, true, place)?;
+    arranged.conversation.tools = message::tools(row, place)?;
+    let images = reader.images(&mut arranged.conversation.messages)?;
+    let read = sample(row, place, arranged.conversation, images, ())?;
+    Ok(Sample { dropped_leading: arranged.dropped_leading, ..read })
 }

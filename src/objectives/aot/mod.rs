@@ -33,7 +33,7 @@ impl PairLoss for Aot {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use super::super::testing::{Pair, close, held_to, logistic, of, pair};
+    use super::super::pair_testing::{Pair, close, held_to, logistic, of, pair};
     use super::*;
 
     fn ascending(pairs: &[Pair], f: impl Fn(&Pair) -> f64) -> Vec<f64> {

@@ -71,7 +71,7 @@ impl PairLoss for Asft {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use super::super::testing::{Pair, close, held_to, logistic, mean, metric, of, pair, run, totals};
+    use super::super::pair_testing::{Pair, close, held_to, logistic, mean, metric, of, pair, run, totals};
     use super::*;
 
     #[test]

@@ -58,7 +58,7 @@ impl PairLoss for BcoPair {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use super::super::testing::{
+    use super::super::pair_testing::{
         close, held_to, logistic, mean, of, pair, run, some_pairs, stays_finite, totals, value,
     };
     use super::*;
@@ -77,7 +77,7 @@ mod tests {
         let pairs = some_pairs();
         let mut step = totals(&pairs);
         let mut state = State::default();
-        let at = |pairs: &[super::super::testing::Pair], shift: f64, all: f64| {
+        let at = |pairs: &[super::super::pair_testing::Pair], shift: f64, all: f64| {
             pairs.iter().map(|p| logistic(0.5 * p.a() - shift) + logistic(shift - 0.5 * p.b())).sum::<f64>() / all
         };
         let rewards: Vec<f64> = pairs.iter().flat_map(|p| [0.5 * p.a(), 0.5 * p.b()]).collect();

@@ -31,12 +31,12 @@ impl PairLoss for CalDpo {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use super::super::testing::{close, held_to, logistic, mean, of, pair};
+    use super::super::pair_testing::{close, held_to, logistic, mean, of, pair};
     use super::*;
 
     #[test]
     fn value_gradient_and_extremes() {
-        let at = |p: &super::super::testing::Pair, target: f64| {
+        let at = |p: &super::super::pair_testing::Pair, target: f64| {
             logistic(p.h()) + (p.a() - target).powi(2) + (p.b() + target).powi(2)
         };
         held_to(&CalDpo::default(), |pairs| mean(pairs, |p| at(p, 5.0)));

@@ -39,7 +39,7 @@ impl PairLoss for ChosenSft {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use super::super::testing::{Pair, close, held_to, of, pair};
+    use super::super::pair_testing::{Pair, close, held_to, of, pair};
     use super::*;
 
     #[test]

@@ -107,7 +107,7 @@ impl PairLoss for Cpo {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use super::super::testing::{close, held_to, logistic, mean, of, pair};
+    use super::super::pair_testing::{close, held_to, logistic, mean, of, pair};
     use super::*;
 
     #[test]
@@ -118,7 +118,7 @@ mod tests {
         let smoothed = Cpo { label_smoothing: 0.25, trl_nll: true, ..Cpo::default() };
         held_to(&smoothed, |pairs| {
             let nll = -pairs.iter().map(|p| p.pw).sum::<f64>() / pairs.iter().map(|p| p.nw as f64).sum::<f64>();
-            let x = |p: &super::super::testing::Pair| 0.1 * (p.pw - p.pl);
+            let x = |p: &super::super::pair_testing::Pair| 0.1 * (p.pw - p.pl);
             mean(pairs, |p| 0.75 * logistic(x(p)) + 0.25 * logistic(-x(p))) + nll
         });
         // −log σ(0.1·2) + 1.

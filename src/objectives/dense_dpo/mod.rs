@@ -46,7 +46,7 @@ impl PairLoss for DenseDpo {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use super::super::testing::{close, held_to, log_probs, logistic, mean, metric, of, pair, totals, value};
+    use super::super::pair_testing::{close, held_to, log_probs, logistic, mean, metric, of, pair, totals, value};
     use super::super::{Inputs, Objective};
     use super::*;
     use burn::tensor::Device;
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn what_the_answers_share_does_not_count() {
-        let pairs = [super::super::testing::Pair { nw: 5, nl: 4, ..pair(0.0, 0.0, 0.0, 0.0) }];
+        let pairs = [super::super::pair_testing::Pair { nw: 5, nl: 4, ..pair(0.0, 0.0, 0.0, 0.0) }];
         let device = Device::flex();
         let tokens = |values: [f32; 9]| {
             let mut tokens = log_probs(&pairs, false, &device).0;

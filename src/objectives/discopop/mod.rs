@@ -34,7 +34,7 @@ impl PairLoss for Discopop {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use super::super::testing::{close, held_to, logistic, mean, of, pair, sigmoid};
+    use super::super::pair_testing::{close, held_to, logistic, mean, of, pair, sigmoid};
     use super::*;
 
     #[test]

@@ -1,4 +1,4 @@
-use super::super::testing::{
+use super::super::pair_testing::{
     Pair, agrees, close, held_to, log_probs, logistic, mean, metric, of, pair, run, some_pairs, totals, value,
 };
 use super::super::{Divergence, Inputs, Objective, StepTotals, TokenLogProbs, Wants};

@@ -31,7 +31,7 @@ impl PairLoss for DpoMargin {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use super::super::testing::{close, held_to, logistic, mean, of, pair};
+    use super::super::pair_testing::{close, held_to, logistic, mean, of, pair};
     use super::*;
 
     #[test]
@@ -40,7 +40,7 @@ mod tests {
         held_to(&DpoMargin::default(), |pairs| mean(pairs, |p| logistic(0.1 * p.h() - p.margin)));
         held_to(&half, |pairs| mean(pairs, |p| logistic(0.5 * p.h() - p.margin)));
         // β·h = 0.5·4 = 2 is just the margin: log 2.
-        let even = super::super::testing::Pair { margin: 2.0, ..pair(-1.0, -3.0, -2.0, 0.0) };
+        let even = super::super::pair_testing::Pair { margin: 2.0, ..pair(-1.0, -3.0, -2.0, 0.0) };
         close(of(&half, even), 0.693_147_18, 1e-6, "at the margin");
     }
 }

@@ -32,7 +32,7 @@ impl PairLoss for Dpop {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use super::super::testing::{close, held_to, logistic, mean, of, pair};
+    use super::super::pair_testing::{close, held_to, logistic, mean, of, pair};
     use super::*;
 
     #[test]

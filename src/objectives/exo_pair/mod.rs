@@ -42,7 +42,7 @@ impl PairLoss for ExoPair {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use super::super::testing::{close, held_to, mean, of, pair, sigmoid};
+    use super::super::pair_testing::{close, held_to, mean, of, pair, sigmoid};
     use super::*;
 
     #[test]

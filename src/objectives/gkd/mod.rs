@@ -3,7 +3,7 @@
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
 
-use super::{Compared, Distributions, Inputs, Loss, Metric, Objective, State, StepTotals};
+use super::{Distributions, Inputs, Loss, Metric, Objective, State, StepTotals, Taught};
 use crate::example::Supervised;
 use crate::settings::Kind;
 use burn::tensor::Tensor;
@@ -56,7 +56,7 @@ impl Gkd {
 impl Objective for Gkd {
     type Example = Supervised;
     type Signal = Distributions;
-    type Reference = Compared;
+    type Reference = Taught;
 
     fn loss(&self, inputs: Inputs<'_, Distributions>, step: &StepTotals, _state: &mut State) -> Loss {
         let teacher_sv = inputs.reference.expect("the objective compares with a reference").logits.detach();

@@ -33,7 +33,7 @@ impl PairLoss for Ipo {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use super::super::testing::{close, held_to, mean, of, pair};
+    use super::super::pair_testing::{close, held_to, mean, of, pair};
     use super::*;
 
     #[test]

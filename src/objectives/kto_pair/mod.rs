@@ -55,7 +55,9 @@ impl PairLoss for KtoPair {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use super::super::testing::{Pair, close, metric, of, pair, run, sigmoid, some_pairs, stays_finite, totals, value};
+    use super::super::pair_testing::{
+        Pair, close, metric, of, pair, run, sigmoid, some_pairs, stays_finite, totals, value,
+    };
     use super::*;
 
     #[test]

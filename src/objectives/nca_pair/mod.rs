@@ -30,7 +30,7 @@ impl PairLoss for NcaPair {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use super::super::testing::{close, held_to, logistic, mean, of, pair};
+    use super::super::pair_testing::{close, held_to, logistic, mean, of, pair};
     use super::*;
 
     #[test]

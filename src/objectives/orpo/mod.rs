@@ -94,7 +94,9 @@ impl PairLoss for Orpo {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use super::super::testing::{Pair, close, held_to, log_probs, logistic, mean, metric, of, pair, totals, value};
+    use super::super::pair_testing::{
+        Pair, close, held_to, log_probs, logistic, mean, metric, of, pair, totals, value,
+    };
     use super::super::{Inputs, Objective};
     use super::*;
     use burn::tensor::Device;

@@ -88,7 +88,7 @@ macro_rules! pair_component {
             type Reference = $reference;
 
             fn wants(&self) -> $crate::objectives::Wants {
-                $crate::objectives::pair::wants([self as &dyn $crate::objectives::PairLoss], &self.modifiers())
+                $crate::objectives::pair_wants([self as &dyn $crate::objectives::PairLoss], &self.modifiers())
             }
 
             fn compares(&self) -> bool {
@@ -101,7 +101,7 @@ macro_rules! pair_component {
                 step: &$crate::objectives::StepTotals,
                 state: &mut $crate::objectives::State,
             ) -> $crate::objectives::Loss {
-                $crate::objectives::pair::loss(&[(1.0, self)], self.modifiers(), inputs, step, state)
+                $crate::objectives::pair_loss(&[(1.0, self)], self.modifiers(), inputs, step, state)
             }
         }
     };

@@ -3,8 +3,10 @@
 mod names;
 mod weights;
 
-use super::pair::{self, Divergence, Modifiers, PairLoss};
-use super::{BySetting, CpoLoss, Inputs, Loss, Objective, State, StepTotals, TokenLogProbs, Wants};
+use super::{
+    BySetting, CpoLoss, Divergence, Inputs, Loss, Modifiers, Objective, PairLoss, State, StepTotals, TokenLogProbs,
+    Wants, pair_loss, pair_wants,
+};
 use crate::example::{Facts, Pairs};
 use crate::settings::{Given, Kind, SettingError};
 use serde_json::{Map, Value};
@@ -171,16 +173,16 @@ impl Objective for PairObjective {
 
     fn wants(&self) -> Wants {
         let parts = self.built();
-        pair::wants(parts.iter().map(|(_, part)| part.as_ref()), &self.modifiers())
+        pair_wants(parts.iter().map(|(_, part)| part.as_ref()), &self.modifiers())
     }
 
     fn accepts(&self, facts: &Facts) -> Result<(), String> {
         match facts.margin {
-            None if self.needs_margins() => {
-                Err("has no margin, which sigmoid_with_margin compares with; take a data kind with \
-                                                 margins, or another loss"
-                    .to_owned())
-            }
+            None if self.needs_margins() => Err(
+                "the record has no margin, which sigmoid_with_margin compares with; take a data kind with margins, or \
+                     another loss"
+                    .to_owned(),
+            ),
             _ => Ok(()),
         }
     }
@@ -192,7 +194,7 @@ impl Objective for PairObjective {
     fn loss(&self, inputs: Inputs<'_, TokenLogProbs>, step: &StepTotals, state: &mut State) -> Loss {
         let parts = self.built();
         let parts: Vec<(f64, &dyn PairLoss)> = parts.iter().map(|(weight, part)| (*weight, part.as_ref())).collect();
-        pair::loss(&parts, self.modifiers(), inputs, step, state)
+        pair_loss(&parts, self.modifiers(), inputs, step, state)
     }
 }
 

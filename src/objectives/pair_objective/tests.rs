@@ -1,4 +1,4 @@
-use super::super::testing::{agrees, close, logistic, mean, metric, run, some_pairs, stays_finite, totals, value};
+use super::super::pair_testing::{agrees, close, logistic, mean, metric, run, some_pairs, stays_finite, totals, value};
 use super::super::{Dpo, Ipo};
 use super::*;
 use crate::settings::{Component, Resolver, Section, audit};
@@ -32,6 +32,40 @@ fn every_name_is_a_loss_with_settings_of_its_own() {
 }
 
 #[test]
+fn divergences_stay_finite_in_every_loss_that_reads_them() {
+    let reads = |name: &&PairLossName| name.parameters().iter().any(|row| row.name == "f_divergence_type");
+    let names: Vec<String> = PairLossName::EVERY.iter().filter(reads).map(PairLossName::to_string).collect();
+    assert_eq!(names.len(), 8, "{names:?}");
+    for name in names {
+        for divergence in ["forward_kl", "js_divergence", "alpha_divergence"] {
+            let settings = [("loss", Value::from(name.as_str())), ("f_divergence_type", divergence.into())];
+            stays_finite(&built(&settings).unwrap());
+        }
+    }
+    stays_finite(&Ipo { sums: true, f_divergence_type: Divergence::ForwardKl, ..Ipo::default() });
+    let steep =
+        Ipo { f_divergence_type: Divergence::AlphaDivergence, f_alpha_divergence_coef: Some(3.0), ..Ipo::default() };
+    stays_finite(&steep);
+}
+
+#[test]
+fn types_say_of_a_reference_what_the_settings_do() {
+    macro_rules! every {
+        ($reference:ty, $expected:expr, $($name:ident),+) => {$(
+            let compares: fn() -> bool = || <$name as Objective>::compares(&$name::default());
+            assert_eq!(compares(), $expected, stringify!($name));
+            let _: std::marker::PhantomData<$reference> = std::marker::PhantomData::<<$name as Objective>::Reference>;
+        )+};
+    }
+    use super::super::*;
+    every!(Alone, false, Simpo, Orpo, Asft, ChosenSft);
+    every!(BySetting, true, Hinge, PairObjective);
+    every!(BySetting, false, Cpo, SlicHf);
+    every!(Compared, true, Dpo, DpoMargin, RobustDpo, Ipo, KtoPair, ApoZero, ApoDown, Dpop, NcaPair, CalDpo, ExoPair);
+    every!(Compared, true, BcoPair, SppoHard, Aot, AotUnpaired, Discopop, SigmoidNorm, DenseDpo, RDpo);
+}
+
+#[test]
 fn it_is_the_named_loss() {
     let pairs = some_pairs();
     let step = totals(&pairs);
@@ -56,7 +90,7 @@ fn a_list_is_the_weighted_sum() {
         .beta(Some(0.5))
         .build()
         .unwrap();
-    let formula = |pairs: &[super::super::testing::Pair]| {
+    let formula = |pairs: &[super::super::pair_testing::Pair]| {
         let nll = -pairs.iter().map(|p| p.pw).sum::<f64>() / pairs.iter().map(|p| p.nw as f64).sum::<f64>();
         let simpo = mean(pairs, |p| logistic(0.5 * (p.pw / p.nw as f64 - p.pl / p.nl as f64) - 1.4));
         0.5 * nll + 2.0 * mean(pairs, |p| logistic(0.5 * p.h())) + 0.25 * simpo

@@ -32,7 +32,7 @@ impl PairLoss for RDpo {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use super::super::testing::{Pair, close, held_to, logistic, mean, of, pair};
+    use super::super::pair_testing::{Pair, close, held_to, logistic, mean, of, pair};
     use super::*;
 
     #[test]

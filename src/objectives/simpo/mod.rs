@@ -85,7 +85,7 @@ impl PairLoss for Simpo {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use super::super::testing::{Pair, close, held_to, logistic, mean, of, pair};
+    use super::super::pair_testing::{Pair, close, held_to, logistic, mean, of, pair};
     use super::*;
 
     fn apart(p: &Pair) -> f64 {

@@ -43,7 +43,7 @@ impl PairLoss for SlicHf {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use super::super::testing::{close, held_to, mean, of, pair};
+    use super::super::pair_testing::{close, held_to, mean, of, pair};
     use super::*;
 
     #[test]

@@ -30,7 +30,7 @@ impl PairLoss for SppoHard {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use super::super::testing::{close, held_to, mean, of, pair};
+    use super::super::pair_testing::{close, held_to, mean, of, pair};
     use super::*;
 
     #[test]

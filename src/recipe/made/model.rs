@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     MadeError, MadeModel,
-    settings::MAX_LENGTH,
+    settings::{EMBEDDING_STD, MAX_LENGTH},
     tokenizer::{BOS, EOS, IMAGE, PAD, write_tokenizer},
     write_json,
 };
@@ -17,8 +17,6 @@ use super::{
 /// CLIP's mean and standard deviation of each channel, which the image processor's file must name.
 const CLIP_MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
 const CLIP_STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
-/// Standard deviation of token embeddings and head: near-uniform first predictions.
-const EMBEDDING_STD: f32 = 0.02;
 /// Standard deviation of the tower's class and position embeddings: against patch embeddings of about unit size, places can
 /// be told apart and pictures still dominate.
 const POSITION_STD: f32 = 0.5;
@@ -241,7 +239,7 @@ fn language_model(init: &mut Init, spec: &MadeModel, vocabulary: usize) {
         init.constant(format!("{layer}.post_attention_layernorm.weight"), width, 1.0);
     }
     init.constant(format!("{root}.norm.weight"), width, 1.0);
-    init.normal("language_model.lm_head.weight", &[vocabulary, width], EMBEDDING_STD);
+    init.normal("language_model.lm_head.weight", &[vocabulary, width], spec.head_std);
 }
 
 fn write_weights(path: &Path, tensors: &[Tensor]) -> Result<(), MadeError> {

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::pictures::{Colour, Count, SIDE, Scene};
 use super::{MadeError, write_file};
-use crate::data::{DataKind, Media, Place, Sample};
+use crate::data::{DataKind, Place, Sample};
 use crate::example::{Exchange, Shape};
 use crate::text::Part;
 
@@ -115,7 +115,7 @@ struct Record {
 }
 
 /// Makes `train` and `eval` records of the given kind under `dir`: `train.json` and `eval.json`, with 64×64 PNGs in `images/`
-/// where the kind has images, else with the pictures in words. Every two records share a picture.
+/// where the recipe sees, else with the pictures in words. Every two records share a picture.
 ///
 /// The same arguments give the same bytes. Held-out records show combinations of shape, colour, count and position that no
 /// training record shows ([`Scene::held_out`]); within each part, combinations are as evenly frequent as the number allows.
@@ -129,25 +129,26 @@ pub fn write_data<K: DataKind>(
     seed: u64,
     train: usize,
     eval: usize,
+    sees: bool,
 ) -> Result<MadeData, MadeError> {
     for (field, records) in [("train", train), ("eval", eval)] {
         if records == 0 {
             return Err(MadeError::Setting { field, value: 0, expected: "at least 1 record" });
         }
     }
-    let images = if K::Media::IMAGES { dir.join("images") } else { dir.to_owned() };
+    let images = if sees { dir.join("images") } else { dir.to_owned() };
     std::fs::create_dir_all(&images).map_err(|source| MadeError::Io { path: images.clone(), source })?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let train = records("train", train, false, &mut rng);
     let eval = records("eval", eval, true, &mut rng);
     let firsts = train.iter().step_by(PER_PICTURE).chain(eval.iter().step_by(PER_PICTURE));
     let pictures: Vec<&Picture> = firsts.map(|record| &record.picture).collect();
-    if K::Media::IMAGES {
+    if sees {
         pictures.into_par_iter().try_for_each(|picture| write_picture(dir, picture))?;
     }
     let (train_json, eval_json) = (dir.join("train.json"), dir.join("eval.json"));
-    write_records(&train_json, kind, &train)?;
-    write_records(&eval_json, kind, &eval)?;
+    write_records(&train_json, kind, &train, sees)?;
+    write_records(&eval_json, kind, &eval, sees)?;
     Ok(MadeData { train_json, eval_json, images: dir.to_owned(), chance: chance(&eval) })
 }
 
@@ -180,16 +181,16 @@ fn pictures(part: &str, count: usize, held_out: bool, rng: &mut ChaCha8Rng) -> V
 }
 
 impl Record {
-    fn sample<K: DataKind>(&self, index: usize) -> Sample<K::Shape> {
+    fn sample<K: DataKind>(&self, index: usize, sees: bool) -> Sample<K::Shape> {
         let scene = self.picture.scene;
         // A generator of its own: what other shapes need draws nothing from the pictures'.
         let mut rng = ChaCha8Rng::seed_from_u64(self.picture.seed ^ index as u64);
         let class = Colour::ALL.iter().position(|colour| *colour == scene.colour).unwrap_or_default();
         let exchange = Exchange {
-            question: self.message::<K>(self.question),
+            question: self.message(self.question, sees),
             right: self.question.answer(scene),
             wrong: self.question.wrong(scene, &mut rng),
-            about: (self.message::<K>(Question::Colour), class),
+            about: (self.message(Question::Colour, sees), class),
             odd: index % 2 == 1,
         };
         let (conversation, target) = <K::Shape as Shape>::made(&exchange);
@@ -197,15 +198,15 @@ impl Record {
             id: self.id.clone(),
             conversation,
             target,
-            images: K::Media::IMAGES.then(|| self.picture.name.clone().into()).into_iter().collect(),
+            images: sees.then(|| self.picture.name.clone().into()).into_iter().collect(),
             dropped_leading: 0,
             place: Place::new(Path::new("made"), index + 1),
         }
     }
 
     /// The user's message: the picture, or its description, and a question about it.
-    fn message<K: DataKind>(&self, question: Question) -> Vec<Part> {
-        match K::Media::IMAGES {
+    fn message(&self, question: Question, sees: bool) -> Vec<Part> {
+        match sees {
             true => vec![Part::Image, Part::Text(format!("\n{}", question.text()))],
             false => {
                 let seen = Question::Describe.answer(self.picture.scene);
@@ -225,9 +226,12 @@ fn write_picture(dir: &Path, picture: &Picture) -> Result<(), MadeError> {
     write_file(&path, &bytes)
 }
 
-fn write_records<K: DataKind>(path: &Path, kind: &K, records: &[Record]) -> Result<(), MadeError> {
-    let rows: Option<Vec<Value>> =
-        records.iter().enumerate().map(|(i, record)| kind.to_row(&record.sample::<K>(i)).map(Value::Object)).collect();
+fn write_records<K: DataKind>(path: &Path, kind: &K, records: &[Record], sees: bool) -> Result<(), MadeError> {
+    let rows: Option<Vec<Value>> = records
+        .iter()
+        .enumerate()
+        .map(|(i, record)| kind.to_row(&record.sample::<K>(i, sees)).map(Value::Object))
+        .collect();
     let list = Value::Array(rows.ok_or(MadeError::Kind { name: K::NAME })?);
     write_file(path, format!("{list:#}\n").as_bytes())
 }
@@ -282,8 +286,8 @@ mod tests {
     #[test]
     fn the_folder_is_llava_json_with_a_picture_per_record_and_the_same_every_time() {
         let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let made = write_data(first.path(), &LlavaData::default(), 5, 40, 12).unwrap();
-        let again = write_data(second.path(), &LlavaData::default(), 5, 40, 12).unwrap();
+        let made = write_data(first.path(), &LlavaData::default(), 5, 40, 12, true).unwrap();
+        let again = write_data(second.path(), &LlavaData::default(), 5, 40, 12, true).unwrap();
         let (train, eval) = (read(&made.train_json), read(&made.eval_json));
         assert_eq!((train.len(), eval.len()), (40, 12));
         for record in train.iter().chain(&eval) {
@@ -320,7 +324,7 @@ mod tests {
     #[test]
     fn an_empty_part_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let error = write_data(dir.path(), &LlavaData::default(), 0, 0, 4).unwrap_err();
+        let error = write_data(dir.path(), &LlavaData::default(), 0, 0, 4, true).unwrap_err();
         assert_eq!(error.to_string(), "made data: `train` is 0; it must be at least 1 record");
     }
 }

@@ -2,11 +2,14 @@
 
 use super::{MadeError, pictures::SIDE};
 
+/// Standard deviation of token embeddings and head: near-uniform first predictions.
+pub(super) const EMBEDDING_STD: f32 = 0.02;
+
 /// Longest text of a made model, in tokens.
 pub(super) const MAX_LENGTH: usize = 2048;
 
 /// Geometry of a made LLaVA; names as in transformers' configs, `vision_` in front of the tower's.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct MadeModel {
     /// Width and height of the square the image processor yields, in pixels; a multiple of `patch_size`.
     pub image_size: usize,
@@ -34,6 +37,8 @@ pub struct MadeModel {
     pub num_attention_heads: usize,
     /// Its key and value heads; they divide the query heads.
     pub num_key_value_heads: usize,
+    /// Standard deviation of its head: small for near-uniform first predictions.
+    pub head_std: f32,
 }
 
 impl MadeModel {
@@ -69,6 +74,7 @@ impl MadeModel {
             num_hidden_layers: 2,
             num_attention_heads: 4,
             num_key_value_heads: 2,
+            head_std: EMBEDDING_STD,
         }
     }
 

@@ -21,7 +21,7 @@ pub struct Score {
     /// What every tool takes.
     #[command(flatten)]
     pub common: Common,
-    /// Records, .json or .jsonl
+    /// Records, .json, .jsonl (both also with .gz) or .parquet, or a .json list of sources
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     pub data: Vec<PathBuf>,
     /// Folders in which relative image paths are sought

@@ -8,7 +8,7 @@ use super::policy::{Policy, Signal};
 use crate::adapters::Removable;
 use crate::data::Batch;
 use crate::nn::params::{self, NamedMapper, NamedVisitor};
-use crate::objectives::{Alone, BySetting, Compared, Wants};
+use crate::objectives::{Alone, BySetting, Compared, Taught, Wants};
 use crate::settings::{Component, Kind};
 use burn::module::Param;
 use burn::tensor::{Device, Tensor};
@@ -211,6 +211,7 @@ impl Reference for AnyReference {
 impl Serves<Alone> for NoReference {}
 impl Serves<BySetting> for NoReference {}
 impl<U> Serves<U> for AnyReference {}
+impl Serves<Taught> for FrozenCopy {}
 
 macro_rules! compares {
     ($($anchor:ty),*) => {$(

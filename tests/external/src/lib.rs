@@ -3,16 +3,18 @@
 //! - [`PatchTower`] is a vision encoder with features of its own kind, [`Grid`].
 //! - [`MergePatches`] is a projector that accepts them, and leaves fewer tokens than it takes.
 //! - [`Ia3`] is an adapter that PEFT can load.
-//! - [`PictureQuestions`] reads rows of picture, question and answer.
+//! - [`PictureQuestions`] reads rows of picture, question and answer, [`RankedAnswers`] pairs out of ranked answers.
 
 mod adapter;
 mod data;
 mod encoder;
+mod pairs;
 mod projector;
 
 pub use adapter::{Ia3, Ia3Builder, OutputScale};
 pub use data::{PictureQuestions, PictureQuestionsBuilder};
 pub use encoder::{Grid, PatchTower, PatchTowerBuilder, PatchTowerModel};
+pub use pairs::{RankedAnswers, RankedAnswersBuilder};
 pub use projector::{MergePatches, MergePatchesBuilder, MergePatchesModel};
 
 use firebrick::prelude::*;

@@ -1,6 +1,6 @@
 //! TRL's own numbers, at the level of the sums that its trainers recorded.
 
-use super::super::super::testing::{Pair, close, metric, run_recorded as run, value};
+use super::super::super::pair_testing::{Pair, close, metric, run_recorded as run, value};
 use super::super::super::{Loss, Metric};
 use super::*;
 
