@@ -7,9 +7,10 @@ use burn::module::Module;
 use firebrick::checkpoint::{Shards, read_json};
 use firebrick::data::{Batch, Example, PadSide, Padding, collate_examples};
 use firebrick::example::{Facts, Label};
-use firebrick::objectives::{Classification, State};
+use firebrick::models::Llama;
+use firebrick::objectives::{Classification, Objective, State};
 use firebrick::projector::NoProjector;
-use firebrick::recipe::{Shape, save_model};
+use firebrick::recipe::{ModelFolder, Opened, Shape, save_model};
 use firebrick::trainer::Policy;
 use firebrick::trainer::anchor::Anchor;
 use firebrick::vision::NoVision;
@@ -149,6 +150,31 @@ fn folders_of_transformers_load_and_are_saved_alike() {
     let config: Value = read_json(&out.join("config.json")).unwrap();
     for (key, value) in saved["differs_from_causal_config"].as_object().unwrap() {
         assert_eq!(&config[key], value, "{key}");
+    }
+}
+
+/// transformers' heads read the last token whose id is not `pad_token_id`: were that `</s>`, they would read another token
+/// than ours, silently. The folder names the unknown token instead, and its tokenizer pads with the same.
+#[test]
+fn a_saved_head_is_padded_with_a_token_that_ends_no_row() {
+    let (vision, projector) = (NoVision::default(), NoProjector::default());
+    for own in [Value::Null, Value::from(2), Value::from(-1)] {
+        let folder = tempfile::tempdir().unwrap();
+        for file in ["model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+            std::fs::copy(fixtures().join("llama_text/model").join(file), folder.path().join(file)).unwrap();
+        }
+        let mut config: Value = read_json(&fixtures().join("llama_text/model/config.json")).unwrap();
+        config["pad_token_id"] = own;
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let opened = ModelFolder::open(folder.path()).unwrap().with_head(of(2, SINGLE).head()).unwrap();
+        let opened = Opened::of(opened, &Llama::default(), &vision, &projector, &device()).unwrap();
+        let loaded = opened.load(&projector, &|_| false, &device()).unwrap();
+        let out = folder.path().join("out");
+        save_model(&out, &loaded, Shape::TRAINED).unwrap();
+        let saved = |file: &str| -> Value { read_json(&out.join(file)).unwrap() };
+        assert_eq!(saved("config.json")["pad_token_id"], 0);
+        assert_eq!(saved("config.json")["eos_token_id"], 2);
+        assert_eq!(saved("tokenizer_config.json")["pad_token"], "<unk>");
     }
 }
 
