@@ -48,7 +48,7 @@ fn batch(labels: &[Option<Label>], side: PadSide, pad: u32) -> Batch {
 }
 
 fn unlabelled(side: PadSide, pad: u32) -> Batch {
-    batch(&vec![Some(Label::Class(0)); 3], side, pad)
+    batch(&[(); 3].map(|()| Some(Label::Class(0))), side, pad)
 }
 
 /// One row's scores after another's.

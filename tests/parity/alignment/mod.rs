@@ -9,5 +9,6 @@ mod heads;
 mod pairs;
 mod scores;
 mod supervised;
+mod trained;
 mod trajectories;
 mod unpaired;

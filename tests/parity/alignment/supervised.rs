@@ -19,7 +19,7 @@ use serde_json::Value;
 use std::path::Path;
 
 /// Rows with the ranges that are learned.
-fn examples(rows: &Value) -> Vec<Example> {
+pub fn examples(rows: &Value) -> Vec<Example> {
     let example = |recorded: &Value| {
         let ranges: Vec<[u64; 2]> = serde_json::from_value(recorded["learned"].clone()).unwrap();
         let learned = |at: usize| ranges.iter().any(|[start, end]| (*start..*end).contains(&(at as u64)));

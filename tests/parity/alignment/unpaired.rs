@@ -107,7 +107,7 @@ fn kto_in_smaller_batches() {
 }
 
 /// TRL's are sums over a whole padded row and the vocabulary; ours are KTO's means.
-const SUMS: [&str; 2] = ["logits/chosen", "logits/rejected"];
+pub const SUMS: [&str; 2] = ["logits/chosen", "logits/rejected"];
 
 #[test]
 fn bco() {
