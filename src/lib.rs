@@ -18,11 +18,12 @@
 //! # The code
 //! Modules stand in layers, and a module imports only from layers to its left; a test holds the code to it:
 //!
-//! `settings, device, nn, text, image, checkpoint` → `data, models, vision, projector, adapters, objectives` → `vlm` →
+//! `settings, device, nn, text, image, checkpoint` → `example` → `data, models, vision, projector, adapters, objectives` → `vlm` →
 //! `generation` → `trainer` → `recipe`
 //!
 //! # Invariants
-//! - `objectives` know no model: they receive log-probabilities and return a loss.
+//! - `objectives` know no model: they receive log-probabilities, scores or logits and return a loss with its metrics.
+//! - What an example consists of is a type ([`example`]): data kinds provide it, objectives learn from it.
 //! - `checkpoint` names no architecture; a model's key map lives in that model's folder.
 //! - `data` holds no parameters; `trainer` has no branch on model, modality or objective.
 //! - No string selects behaviour inside the library: strings are parsed once, at the edge.
@@ -56,7 +57,7 @@ pub use firebrick_macros::experiment;
 
 /// The macro and every component.
 pub mod prelude {
-    pub use crate::adapters::{Adapter, Lora, NoAdapter, PTuning, PrefixTuning, PromptTuning};
+    pub use crate::adapters::{Adapter, Ia3, Lora, NoAdapter, PTuning, PrefixTuning, PromptTuning, Removable};
     pub use crate::data::{
         AlignPreferenceData, AlignPromptsData, AlignSupervisedData, AlpacaData, ChatData, ClassificationData, DataKind,
         HelpfulnessData, LlavaData, MessagesData, MessagesImagesData, PairsData, PairsMarginData, PlainDpoData,

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 /// Left never imports right, and modules of one layer never import each other.
 const LAYERS: &[&[&str]] = &[
     &["settings", "device", "nn", "text", "image", "checkpoint"],
+    &["example"],
     &["data", "models", "vision", "projector", "adapters", "objectives"],
     &["vlm"],
     &["generation"],
@@ -50,7 +51,7 @@ const EXCEPTIONS: &[Exception] = &[
 ];
 
 /// Macros of the library, which stand at its root, and the modules that they come from.
-const MACROS: &[(&str, &str)] = &[("component!", "settings")];
+const MACROS: &[(&str, &str)] = &[("component!", "settings"), ("data_component!", "data")];
 
 /// The modules with one folder per component. Only `recipe` may name a component; everything else works with traits.
 const KINDS: &[&str] = &["data", "models", "vision", "projector", "adapters", "objectives"];

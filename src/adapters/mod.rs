@@ -1,23 +1,27 @@
 //! Tuners: what is trained instead of the language model's own weights. One folder each.
 
+pub mod ia3;
 pub mod lora;
 pub mod p_tuning;
 pub mod prefix_tuning;
 mod prompt_learning;
 pub mod prompt_tuning;
+mod target;
 
 use crate::models::CausalLm;
 use crate::nn::VirtualTokens;
-use crate::settings::Component;
+use crate::settings::{Component, SettingError};
 use crate::text::Tokenizer;
 use burn::tensor::Device;
 
+pub use ia3::Ia3;
 pub use lora::Lora;
 pub use p_tuning::PTuning;
 pub use prefix_tuning::PrefixTuning;
 pub use prompt_tuning::PromptTuning;
 /// The generator that [`Adapter::attach`] draws from.
 pub use rand_chacha::ChaCha8Rng;
+pub use target::Targets;
 
 /// What stands in a recipe's `adapter` slot.
 #[diagnostic::on_unimplemented(
@@ -63,9 +67,15 @@ pub trait Adapter: Component {
     /// What `adapter_config.json` says of it in PEFT's layout; `None` where there is nothing to save beside the model.
     fn peft_config(&self, context: &PeftContext) -> Option<serde_json::Value>;
 
+    /// Modules that are trained whole and saved with the adapter, by transformers' names; `None` where the adapter has no
+    /// say in it.
+    fn modules_to_save(&self) -> Option<&[String]> {
+        None
+    }
+
     /// Whether the projector is trained beside the adapter; `None` where the adapter has no say in it.
     fn trains_projector(&self) -> Option<bool> {
-        None
+        Some(self.modules_to_save()?.iter().any(|module| module == PROJECTOR))
     }
 
     /// The settings that a PEFT `adapter_config.json` holds.
@@ -75,8 +85,42 @@ pub trait Adapter: Component {
     fn from_peft_config(config: &serde_json::Value) -> Result<Self, AdapterError>;
 }
 
-/// An adapter that can be switched off: every one but [`NoAdapter`], which there is nothing of.
+/// An adapter that can be taken off again, so that the base answers: every adapter but [`NoAdapter`].
+///
+/// `Vlm::without_adapters` takes it off.
+#[diagnostic::on_unimplemented(
+    message = "`AdapterOff` needs an adapter to switch off",
+    label = "`{Self}` leaves nothing to switch off",
+    note = "write `adapter: Lora<r: 8>` (or another adapter), or another `reference`; for an adapter of your own, implement \
+            `firebrick::adapters::Removable` for it"
+)]
 pub trait Removable: Adapter {}
+
+/// transformers' name of the projector.
+pub const PROJECTOR: &str = "multi_modal_projector";
+
+/// What can be trained whole beside an adapter.
+const SAVED_WHOLE: &[&str] = &[PROJECTOR, "score", "embed_tokens", "lm_head"];
+
+/// Refuses other names in `modules_to_save`.
+fn check_modules(modules: &[String]) -> Result<(), SettingError> {
+    match modules.iter().find(|module| !SAVED_WHOLE.contains(&module.as_str())) {
+        None => Ok(()),
+        Some(other) => Err(SettingError::rule(format!(
+            "`modules_to_save` names `{other}`, but only {} can be trained whole beside an adapter",
+            SAVED_WHOLE.join(", ")
+        ))),
+    }
+}
+
+/// Refuses modules that `model` has none of, and a token table that is also the head: PEFT would train one of the two.
+fn check_whole<M: CausalLm>(model: &mut M, modules: &[String]) -> Result<(), AdapterError> {
+    let tied = model.head_mut().is_none();
+    match modules.iter().find(|module| tied && ["embed_tokens", "lm_head"].contains(&module.as_str())) {
+        None => Ok(()),
+        Some(module) => Err(AdapterError::Tied { key: "modules_to_save", module: module.clone() }),
+    }
+}
 
 /// How virtual tokens start.
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +143,13 @@ pub struct PeftContext {
     pub targets: Vec<String>,
     /// Sizes of the language model.
     pub sizes: ModelSizes,
+}
+
+impl PeftContext {
+    /// PEFT's `task_type`: a head that yields scores makes a model one of sequence classification.
+    pub fn task_type(&self) -> &'static str {
+        if self.modules_to_save.iter().any(|module| module == "score") { "SEQ_CLS" } else { "CAUSAL_LM" }
+    }
 }
 
 /// Sizes of a language model.
@@ -166,6 +217,46 @@ pub enum AdapterError {
         /// A layer that carries it.
         layer: String,
     },
+    /// A token table and a head that are one, of which one alone was named.
+    #[error(
+        "adapter.{key} names {module}, but in this model token table and head are one; name the tokens' rows in \
+             adapter.trainable_token_indices, which trains them in both"
+    )]
+    Tied {
+        /// The setting.
+        key: &'static str,
+        /// What it names.
+        module: String,
+    },
+    /// A token that the table has no row for.
+    #[error("adapter.trainable_token_indices names token {id}, but the model has {rows}, the last of which is {}", rows - 1)]
+    Token {
+        /// The token.
+        id: u32,
+        /// Rows of the table.
+        rows: usize,
+    },
+    /// A rank that a layer does not have.
+    #[error("{layer}: adapter.init_lora_weights = pissa takes {rank} singular values, but the weight {outputs} × {inputs} has \
+             {}; lower adapter.r", outputs.min(inputs))]
+    Rank {
+        /// The layer.
+        layer: String,
+        /// The rank that was asked for.
+        rank: usize,
+        /// Rows of its weight.
+        outputs: usize,
+        /// Columns of its weight.
+        inputs: usize,
+    },
+    /// A kind of model that PEFT has no default targets for.
+    #[error(
+        "adapter.target_modules is left open, but there is no default for a model of type {model_type}; name the layers"
+    )]
+    NoDefault {
+        /// transformers' `model_type`.
+        model_type: String,
+    },
     /// Virtual tokens where a whole model would have to be saved.
     #[error(
         "virtual tokens cannot be merged into a model's weights: they stand in front of every row. Keep the folder that they \
@@ -227,5 +318,61 @@ impl Adapter for NoAdapter {
 
     fn from_peft_config(config: &serde_json::Value) -> Result<Self, AdapterError> {
         Err(AdapterError::Kind { found: config["peft_type"].to_string(), expected: "NoAdapter" })
+    }
+}
+
+/// Reading `adapter_config.json`.
+mod file {
+    use super::AdapterError;
+    use serde::de::DeserializeOwned;
+    use serde_json::Value;
+
+    /// Fields that change what is computed: each must be absent, null, or one of the texts.
+    pub(super) type Neutral = [(&'static str, &'static [&'static str])];
+
+    /// Refuses what is not neutral.
+    pub(super) fn refuse(config: &Value, fields: &Neutral) -> Result<(), AdapterError> {
+        for (key, neutral) in fields {
+            let value = &config[*key];
+            if !value.is_null() && !neutral.contains(&value.to_string().as_str()) {
+                return Err(unsupported(config, key, "merge the adapter with PEFT and load the merged model"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn unsupported(config: &Value, key: &str, advice: &str) -> AdapterError {
+        AdapterError::Unsupported { key: key.to_owned(), value: config[key].to_string(), advice: advice.to_owned() }
+    }
+
+    pub(super) fn wrong(config: &Value, key: &str, expected: &'static str) -> AdapterError {
+        AdapterError::Value { key: key.to_owned(), value: config[key].to_string(), expected }
+    }
+
+    /// A field, `None` where it is absent or null.
+    pub(super) fn optional<T: DeserializeOwned>(
+        config: &Value,
+        key: &str,
+        expected: &'static str,
+    ) -> Result<Option<T>, AdapterError> {
+        serde_json::from_value(config[key].clone()).map_err(|_| wrong(config, key, expected))
+    }
+
+    /// Refuses a file of another tuner.
+    pub(super) fn kind(config: &Value, peft_type: &str, expected: &'static str) -> Result<(), AdapterError> {
+        match config["peft_type"] == peft_type {
+            true => Ok(()),
+            false => Err(AdapterError::Kind { found: config["peft_type"].to_string(), expected }),
+        }
+    }
+
+    /// `modules_to_save`; PEFT itself adds `classifier`, which no model here has, to `score`.
+    pub(super) fn modules_to_save(config: &Value) -> Result<Vec<String>, AdapterError> {
+        let modules: Option<Vec<String>> = optional(config, "modules_to_save", "a list of names")?;
+        let mut modules = modules.unwrap_or_default();
+        if modules.iter().any(|module| module == "score") {
+            modules.retain(|module| module != "classifier");
+        }
+        Ok(modules)
     }
 }

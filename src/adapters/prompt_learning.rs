@@ -2,7 +2,6 @@
 
 use super::{AdapterError, PeftContext};
 use crate::nn::{PromptEncoder, PromptRule, VirtualPlace, VirtualTokens};
-use crate::settings::SettingError;
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::RngExt;
@@ -75,26 +74,12 @@ fn normal(rng: &mut ChaCha8Rng) -> f32 {
     (radius * (std::f64::consts::TAU * rng.random::<f64>()).cos()) as f32
 }
 
-/// Refuses modules that cannot be trained whole beside virtual tokens.
-pub(super) fn check_modules(modules: &[String]) -> Result<(), SettingError> {
-    match modules.iter().find(|module| *module != "multi_modal_projector") {
-        None => Ok(()),
-        Some(other) => Err(SettingError::rule(format!(
-            "`modules_to_save` names `{other}`, but only `multi_modal_projector` can be trained whole beside virtual tokens"
-        ))),
-    }
-}
-
-pub(super) fn trains_projector(modules: &[String]) -> Option<bool> {
-    Some(modules.iter().any(|module| module == "multi_modal_projector"))
-}
-
 /// The fields that every tuner of virtual tokens writes; `width` is that of one virtual token as PEFT counts it.
 pub(super) fn write(peft_type: &str, count: usize, width: usize, heads: usize, context: &PeftContext) -> Value {
     let modules = (!context.modules_to_save.is_empty()).then_some(&context.modules_to_save);
     json!({
         "peft_type": peft_type,
-        "task_type": "CAUSAL_LM",
+        "task_type": context.task_type(),
         "base_model_name_or_path": context.base_model,
         "inference_mode": true,
         "num_virtual_tokens": count,

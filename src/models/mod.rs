@@ -44,7 +44,7 @@ pub trait CausalLm: Module + ModuleDisplay + Sync {
     /// `[b, t, d]` to the same.
     fn hidden(&self, x_btd: Tensor<3>, layout: &SequenceLayout, cache: Option<&mut KvCache>) -> Tensor<3>;
 
-    /// The head's weight, `[v, d]`.
+    /// The head's weight as it acts, `[v, d]`.
     fn head(&self) -> Tensor<2>;
 
     /// An empty key-value cache.
@@ -71,7 +71,13 @@ pub trait CausalLm: Module + ModuleDisplay + Sync {
     /// Every linear layer of the blocks (not the head), with its path inside the model, for adapters.
     fn visit_linears(&mut self, visit: &mut dyn FnMut(&str, &mut Linear));
 
-    /// The token table.
+    /// The head, a field called `lm_head`; `None` where it is the token table.
+    fn head_mut(&mut self) -> Option<&mut Linear>;
+
+    /// transformers' `model_type`, by which PEFT knows what to target.
+    fn model_type(&self) -> &str;
+
+    /// The token table, a field called `embed_tokens`.
     fn token_table_mut(&mut self) -> &mut Embedding;
 
     /// The same model without its language-model head, for one that yields scores. [`head`](Self::head) is then not asked.

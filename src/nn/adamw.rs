@@ -71,3 +71,18 @@ pub fn sums_of_squares(tensors: &[&Tensor<1>]) -> Vec<f64> {
     let sums = tensors.iter().map(|tensor| (*tensor).clone().square().sum()).collect();
     Tensor::cat(sums, 0).into_data().iter::<f64>().collect()
 }
+
+/// The sum of squares of each row, without gradient.
+///
+/// # Shapes
+/// `[o, i]` to `[o, 1]`, f32.
+pub(crate) fn row_squares(matrix_oi: Tensor<2>) -> Tensor<2> {
+    let matrix_oi = super::to_f32(matrix_oi.inner());
+    #[cfg(feature = "cpu")]
+    if super::fused(&matrix_oi) {
+        let rows = super::flex::row_squares(&matrix_oi);
+        let shape = [rows.len(), 1];
+        return Tensor::from_data(burn::tensor::TensorData::new(rows, shape), &matrix_oi.device());
+    }
+    matrix_oi.square().sum_dim(1)
+}

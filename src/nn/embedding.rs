@@ -2,9 +2,11 @@
 
 // n positions, v rows of the table, k trained rows, d width
 use super::cast_to;
-use super::params::normal;
+use super::linear::{AdapterSlot, Linear, LinearAdapter, PlainMap, linear};
+use super::params::{self, normal};
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, FloatDType, Int, Tensor};
+use std::sync::Arc;
 
 /// A table of rows, looked up by index.
 #[derive(Module, Debug)]
@@ -27,6 +29,9 @@ pub struct TrainedRows {
 
 /// How the name of [`TrainedRows`]' parameter ends.
 pub const TRAINED_ROWS: &str = ".adapter.rows";
+
+/// What PEFT calls trained rows in a file, behind the path of their layer.
+pub const TRAINED_ROWS_KEY: &str = "token_adapter.trainable_tokens_delta";
 
 impl Embedding {
     /// `n` rows of width `d`, drawn from a normal distribution of standard deviation 0.02.
@@ -69,12 +74,19 @@ impl Embedding {
         self.weight = Param::initialized(ParamId::new(), table.detach()).set_require_grad(trainable);
     }
 
-    /// Trains these rows alone, from their present values.
+    /// Trains these rows alone, from their present values; rows that are trained already stay so.
     pub fn train_rows(&mut self, ids: &[u32]) {
-        let device = self.weight.val().device();
-        let rows = self.weight.val().detach().select(0, indices(ids, &device));
-        let rows = rows.cast(burn::tensor::FloatDType::F32).detach();
-        self.adapter = Some(TrainedRows { rows: Param::initialized(ParamId::new(), rows), ids: ids.to_vec() });
+        let mut all = self.adapter.as_ref().map(|trained| trained.ids.clone()).unwrap_or_default();
+        for id in ids {
+            if !all.contains(id) {
+                all.push(*id);
+            }
+        }
+        let (device, d) = (self.weight.lazy_device(), self.weight.lazy_shape()[1]);
+        let (shape, rows, before) = ([all.len(), d], all.clone(), self.clone());
+        // Lazily: a check without weights must not draw a whole table.
+        let rows = params::derived(shape, &device, move |_| before.rows(&rows).cast(FloatDType::F32));
+        self.adapter = Some(TrainedRows { rows, ids: all });
     }
 
     /// Writes the trained rows into the table.
@@ -103,16 +115,66 @@ fn indices(ids: &[u32], device: &Device) -> Tensor<1, Int> {
 }
 
 impl TrainedRows {
-    /// `x_nd` with the trained rows where `ids_n` names them. One lookup in both together, so that the gradient reaches
-    /// these rows and nothing else.
     fn put(&self, x_nd: Tensor<2>, ids_n: Tensor<1, Int>) -> Tensor<2> {
-        let n = x_nd.dims()[0] as i64;
-        let mut index_n = Tensor::arange(0..n, &x_nd.device());
-        for (row, id) in (n..).zip(&self.ids) {
-            index_n = index_n.mask_fill(ids_n.clone().equal_elem(i64::from(*id)), row);
-        }
-        let rows = cast_to(self.rows.val(), x_nd.dtype());
-        Tensor::cat(vec![x_nd, rows], 0).select(0, index_n)
+        put(&self.ids, self.rows.val(), x_nd, ids_n)
+    }
+}
+
+/// `x_nd` with `rows_kd` where `ids_n` has one of `ids`. One lookup in both together, so that the gradient reaches these
+/// rows and nothing else.
+fn put(ids: &[u32], rows_kd: Tensor<2>, x_nd: Tensor<2>, ids_n: Tensor<1, Int>) -> Tensor<2> {
+    let n = x_nd.dims()[0] as i64;
+    let mut index_n = Tensor::arange(0..n, &x_nd.device());
+    for (row, id) in (n..).zip(ids) {
+        index_n = index_n.mask_fill(ids_n.clone().equal_elem(i64::from(*id)), row);
+    }
+    let rows = cast_to(rows_kd, x_nd.dtype());
+    Tensor::cat(vec![x_nd, rows], 0).select(0, index_n)
+}
+
+/// Some rows of a linear layer's weight, which stand in for the weight's own: [`TrainedRows`] for a head that is not the
+/// token table.
+#[derive(Clone, Debug)]
+pub struct PutRows {
+    /// Their indices, in the order of the one trained matrix, `[k, in]`.
+    pub ids: Vec<u32>,
+}
+
+impl PutRows {
+    /// Trains these rows of `linear` alone, from their present values.
+    pub fn on(linear: &Linear, ids: &[u32]) -> AdapterSlot {
+        let (device, weight, indices) = (linear.weight.lazy_device(), linear.weight.clone(), ids.to_vec());
+        let rows = params::derived([ids.len(), linear.shape()[1]], &device, move |_| {
+            let weight = weight.val().inner();
+            let device = weight.device();
+            weight.select(0, self::indices(&indices, &device)).cast(FloatDType::F32)
+        });
+        AdapterSlot::new(vec![rows], Arc::new(Self { ids: ids.to_vec() }))
+    }
+
+    fn weight(&self, weight_oi: Tensor<2>, rows_ki: Tensor<2>) -> Tensor<2> {
+        let all = Tensor::arange(0..weight_oi.dims()[0] as i64, &weight_oi.device());
+        put(&self.ids, rows_ki, weight_oi, all)
+    }
+}
+
+impl LinearAdapter for PutRows {
+    fn names(&self) -> &[&'static str] {
+        &[TRAINED_ROWS_KEY]
+    }
+
+    fn forward(
+        &self,
+        x_ni: Tensor<2>,
+        weight_oi: Tensor<2>,
+        bias_o: Option<Tensor<1>>,
+        params: &[Tensor<2>],
+    ) -> Tensor<2> {
+        linear(x_ni, self.weight(weight_oi, params[0].clone()), bias_o)
+    }
+
+    fn merged(&self, plain: PlainMap, params: &[Tensor<2>]) -> Option<PlainMap> {
+        Some(PlainMap { weight_oi: self.weight(plain.weight_oi, params[0].clone()), ..plain })
     }
 }
 

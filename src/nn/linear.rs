@@ -3,7 +3,7 @@
 // n rows, i in_features, o out_features
 use super::norm::cast_to;
 use super::params::{constant, uniform};
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor};
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -24,9 +24,33 @@ pub struct Linear {
 pub struct AdapterSlot {
     /// The adapter's trainable matrices, in the order of [`LinearAdapter::names`].
     pub params: Vec<Param<Tensor<2>>>,
+    /// Matrices that the rule reads and no step changes; no file holds them.
+    pub fixed: Vec<Param<Tensor<2>>>,
     /// How they change the map.
     #[module(skip)]
     pub rule: Arc<dyn LinearAdapter>,
+}
+
+/// What stands in the name of a parameter of [`AdapterSlot::fixed`].
+pub const FIXED: &str = ".adapter.fixed.";
+
+/// A parameter's learning rate under LoRA+ (Hayou et al. 2024; PEFT's `create_loraplus_optimizer`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RateGroup {
+    /// The learning rate itself.
+    #[default]
+    Base,
+    /// The rate times `loraplus_lr_ratio`.
+    Raised,
+}
+
+/// A map without an adapter.
+#[derive(Clone, Debug)]
+pub struct PlainMap {
+    /// Weight, `[out, in]`.
+    pub weight_oi: Tensor<2>,
+    /// Bias, `[out]`.
+    pub bias_o: Option<Tensor<1>>,
 }
 
 /// What a tuner does to a linear map.
@@ -34,13 +58,13 @@ pub struct AdapterSlot {
 /// Implement it to write a tuner of one's own: the matrices live in the [`AdapterSlot`], so that they are trained,
 /// saved and resumed like every other parameter.
 pub trait LinearAdapter: Debug + Send + Sync {
-    /// The names of the matrices in a PEFT file, for example `lora_A.weight`.
+    /// The names of the trainable matrices in a PEFT file, for example `lora_A.weight`.
     fn names(&self) -> &[&'static str];
 
     /// The adapted map. Whatever acts in training only (dropout) acts where `params` are tracked for a gradient.
     ///
     /// # Shapes
-    /// `x_ni` to `[n, o]`, with `params` in the order of [`LinearAdapter::names`].
+    /// `x_ni` to `[n, o]`; `params` are the trainable matrices in the order of [`LinearAdapter::names`], then the fixed ones.
     fn forward(
         &self,
         x_ni: Tensor<2>,
@@ -49,8 +73,36 @@ pub trait LinearAdapter: Debug + Send + Sync {
         params: &[Tensor<2>],
     ) -> Tensor<2>;
 
-    /// The plain weight `[o, i]` that maps as the adapted layer does, for merging at export; `None` where there is none.
-    fn merged(&self, weight_oi: Tensor<2>, params: &[Tensor<2>]) -> Option<Tensor<2>>;
+    /// The plain map that does what the adapted layer does, for merging at export; `None` where there is none.
+    fn merged(&self, plain: PlainMap, params: &[Tensor<2>]) -> Option<PlainMap>;
+
+    /// The matrices that a file holds under [`LinearAdapter::names`], from `params` as [`forward`](Self::forward) takes them;
+    /// the trainable ones, where nothing else is said.
+    fn saved(&self, params: &[Tensor<2>]) -> Vec<Tensor<2>> {
+        params[..self.names().len()].to_vec()
+    }
+
+    /// The shape that a file has for the matrix `index` of `shape`.
+    fn file_shape(&self, _index: usize, shape: [usize; 2]) -> Vec<usize> {
+        shape.to_vec()
+    }
+
+    /// How fast the trainable matrix `index` learns under LoRA+.
+    fn rate_group(&self, _index: usize) -> RateGroup {
+        RateGroup::Base
+    }
+}
+
+impl AdapterSlot {
+    /// An adapter whose matrices are all trained.
+    pub fn new(params: Vec<Param<Tensor<2>>>, rule: Arc<dyn LinearAdapter>) -> Self {
+        Self { params, fixed: Vec::new(), rule }
+    }
+
+    /// The matrices as the rule takes them: the trainable ones, then the fixed ones.
+    pub fn matrices(&self) -> Vec<Tensor<2>> {
+        self.params.iter().chain(&self.fixed).map(|param| param.val()).collect()
+    }
 }
 
 impl Linear {
@@ -87,11 +139,29 @@ impl Linear {
         let bias = self.bias.as_ref().map(|b| cast_to(b.val(), dtype));
         match &self.adapter {
             None => linear(x_ni, weight, bias),
-            Some(slot) => {
-                let params: Vec<_> = slot.params.iter().map(|p| p.val()).collect();
-                slot.rule.forward(x_ni, weight, bias, &params)
-            }
+            Some(slot) => slot.rule.forward(x_ni, weight, bias, &slot.matrices()),
         }
+    }
+
+    /// The map as a plain one, the adapter's part in it and differentiable; `None` where an adapter has none.
+    pub fn plain(&self) -> Option<PlainMap> {
+        let plain = PlainMap { weight_oi: self.weight.val(), bias_o: self.bias.as_ref().map(|bias| bias.val()) };
+        match &self.adapter {
+            None => Some(plain),
+            Some(slot) => slot.rule.merged(plain, &slot.matrices()),
+        }
+    }
+
+    /// Writes the adapter into the weight and the bias, and takes it off; `false` where it has no plain map.
+    pub fn merge(&mut self) -> bool {
+        let Some(slot) = self.adapter.take() else { return true };
+        let matrices: Vec<_> = slot.matrices().into_iter().map(Tensor::inner).collect();
+        let bias_o = self.bias.as_ref().map(|bias| bias.val().inner());
+        let plain = PlainMap { weight_oi: self.weight.val().inner(), bias_o };
+        let Some(merged) = slot.rule.merged(plain, &matrices) else { return false };
+        self.weight = Param::initialized(ParamId::new(), merged.weight_oi);
+        self.bias = merged.bias_o.map(|bias| Param::initialized(ParamId::new(), bias));
+        true
     }
 }
 

@@ -20,11 +20,12 @@ mod rope;
 mod virtual_tokens;
 
 pub use activation::{Activation, UnknownActivation};
+pub(crate) use adamw::row_squares;
 pub use adamw::{AdamWStep, AdamWTensors, adamw_step, sums_of_squares};
 pub use attention::{AttentionSpec, KvCache, LayerCache, SequenceLayout, attention};
-pub use embedding::{Embedding, TRAINED_ROWS, TrainedRows};
+pub use embedding::{Embedding, PutRows, TRAINED_ROWS, TRAINED_ROWS_KEY, TrainedRows};
 pub(crate) use linear::linear;
-pub use linear::{AdapterSlot, Linear, LinearAdapter};
+pub use linear::{AdapterSlot, FIXED, Linear, LinearAdapter, PlainMap, RateGroup};
 pub use loss::{Spread, TokenStats, logits, mean_logits, normalizers, spread, token_log_probs, token_stats};
 pub use norm::{LayerNorm, RmsNorm};
 pub(crate) use norm::{cast_to, to_f32};

@@ -138,10 +138,21 @@ fn lazy<const D: usize>(
     device: &Device,
     init: impl Fn(&Device) -> Tensor<D> + Send + Sync + 'static,
 ) -> Param<Tensor<D>> {
+    derived(shape, device, init)
+}
+
+/// A parameter that `init` computes when it is first needed, for example from another parameter's value, which may or may
+/// not track gradients.
+pub fn derived<const D: usize>(
+    shape: [usize; D],
+    device: &Device,
+    init: impl FnOnce(&Device) -> Tensor<D> + Send + Sync + 'static,
+) -> Param<Tensor<D>> {
     Param::uninitialized(
         ParamId::new(),
         move |device, require_grad| {
-            let tensor = init(device);
+            let tensor = init(device).inner();
+            let tensor = if device.is_autodiff() { tensor.autodiff() } else { tensor };
             // A device without autodiff tracks no gradient: the parameter itself remembers that it is trainable.
             if require_grad && device.is_autodiff() { tensor.require_grad() } else { tensor }
         },

@@ -2,7 +2,7 @@
 
 use super::RecipeError;
 use super::opened::{Loaded, VlmOf};
-use crate::adapters::{Adapter, AdapterError, Start};
+use crate::adapters::{Adapter, AdapterError, PROJECTOR, Start};
 use crate::checkpoint::{CheckpointError, Expected, HostTensor, Shards, TensorView, bridge, read_json, resolve};
 use crate::models::LanguageModel;
 use crate::nn::params;
@@ -58,23 +58,26 @@ pub fn load<M: LanguageModel, A: Adapter, V: VisionEncoder, P: Projector>(
     attach::<M, A, V, P>(&mut loaded.model, adapter, layout, Start::Saved, &mut rng, device)
         .map_err(|source| RecipeError::AdapterFolder { dir: dir.to_owned(), source })?;
     let shards = open(dir)?;
-    let keys = keys_of(&mut loaded, layout);
+    let keys = keys_of(&loaded, layout, adapter.modules_to_save().unwrap_or_default());
     let expected: Vec<Expected> = keys
         .iter()
-        .map(|(key, (_, shape, required))| match required {
-            true => Expected::required(key.clone(), shape.clone()),
-            false => Expected::optional(key.clone(), shape.clone()),
+        .map(|(key, known)| match known.required {
+            true => Expected::required(key.clone(), known.file_shape.clone()),
+            false => Expected::optional(key.clone(), known.file_shape.clone()),
         })
         .collect();
-    let resolved = resolve(&expected, &shards, peft_rename(layout), &[])?;
+    let resolved = resolve(&expected, &shards, peft_rename(layout), BASE)?;
     let tensors: HashMap<String, HostTensor> = resolved
         .into_iter()
-        .filter_map(|r| Some((keys.get(&r.expected.name)?.0.clone(), r.view)))
+        .filter_map(|r| Some((keys.get(&r.expected.name)?.parameter.clone(), r.view)))
         .map(|(name, view)| Ok((name, finite(view)?)))
         .collect::<Result<_, CheckpointError>>()?;
     loaded.model = bridge::assign(loaded.model, tensors, device);
     Ok(loaded)
 }
+
+/// Tables of the base that PEFT saves beside some adapters, though nothing trains them.
+const BASE: &[&str] = &["*.embed_tokens.token_adapter.base_layer.weight", "*lm_head.token_adapter.base_layer.weight"];
 
 /// The tensor in f32; integers and what is not finite are refused.
 fn finite(view: TensorView<'_>) -> Result<HostTensor, CheckpointError> {
@@ -91,26 +94,36 @@ fn open(dir: &Path) -> Result<Shards, CheckpointError> {
 /// PEFT's key of a table of virtual tokens, whichever tuner made it.
 pub(super) const PROMPT_EMBEDDINGS: &str = "prompt_embeddings";
 
-type Keys = HashMap<String, (String, Vec<usize>, bool)>;
+/// A parameter that the file may hold.
+struct Known {
+    parameter: String,
+    file_shape: Vec<usize>,
+    required: bool,
+}
 
-/// PEFT's key -> parameter, shape, whether the file must have it.
-fn keys_of<M: LanguageModel, V: VisionEncoder, P: Projector>(loaded: &mut Loaded<M, V, P>, layout: Layout) -> Keys {
-    let mut keys = Keys::new();
-    loaded.model.visit_linears(&mut |path, linear| {
-        let Some(slot) = &linear.adapter else { return };
-        for (index, matrix) in slot.rule.names().iter().enumerate() {
-            let key = Vlm::<M::Model, V::Model, P::Model>::peft_adapter_key(path, matrix, layout);
-            let name = format!("language_model.{path}.adapter.params.{index}");
-            keys.insert(key, (name, slot.params[index].lazy_shape().to_vec(), true));
-        }
-    });
+/// By PEFT's keys.
+fn keys_of<M: LanguageModel, V: VisionEncoder, P: Projector>(
+    loaded: &Loaded<M, V, P>,
+    layout: Layout,
+    modules_to_save: &[String],
+) -> HashMap<String, Known> {
+    let mut keys = HashMap::new();
+    for matrix in loaded.model.adapter_matrices(layout) {
+        let known = Known { parameter: matrix.parameter, file_shape: matrix.file_shape, required: true };
+        keys.insert(matrix.key, known);
+    }
     if let Some(virtual_tokens) = &loaded.model.virtual_tokens {
-        let shape = virtual_tokens.adapter.matrices[0].lazy_shape().to_vec();
-        keys.insert(PROMPT_EMBEDDINGS.to_owned(), ("virtual_tokens.adapter.matrices.0".to_owned(), shape, true));
+        let file_shape = virtual_tokens.adapter.matrices[0].lazy_shape().to_vec();
+        let parameter = "virtual_tokens.adapter.matrices.0".to_owned();
+        keys.insert(PROMPT_EMBEDDINGS.to_owned(), Known { parameter, file_shape, required: true });
     }
     for parameter in params::list(&loaded.model) {
-        if let Some(key) = loaded.model.peft_projector_key(&parameter.name) {
-            keys.insert(key, (parameter.name, parameter.shape, false));
+        let Some((key, module)) = loaded.model.peft_module_key(&parameter.name, layout) else { continue };
+        // What LLaVA's original code trained beside a LoRA may lie in a file of its own.
+        let required = module != PROJECTOR && modules_to_save.iter().any(|saved| saved == module);
+        let optional = [PROJECTOR, "score"].contains(&module);
+        if required || optional {
+            keys.insert(key, Known { parameter: parameter.name, file_shape: parameter.shape, required });
         }
     }
     keys

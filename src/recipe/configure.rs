@@ -5,7 +5,8 @@ use super::experiment::Parts;
 use super::opened::has_vision;
 use super::{Arguments, ImageSettings, RecipeError, adapter_file, making};
 use crate::adapters::{Adapter, NoAdapter};
-use crate::data::{DataKind, Reading};
+use crate::data::{DataKind, Reading, SpecialTokens, TextOptions};
+use crate::example::Shape;
 use crate::models::LanguageModel;
 use crate::objectives::{Objective, ReferenceUse};
 use crate::projector::Projector;
@@ -28,6 +29,7 @@ pub(super) struct Configured<M, A, V, P, O, D, R> {
     pub data: D,
     pub reading: Reading,
     pub image: ImageSettings,
+    pub tokens: SpecialTokens,
     pub reference: R,
     pub train: Train,
 }
@@ -56,6 +58,7 @@ where
             Section::of::<O>("objective"),
             Section::of::<D>("data"),
             Section::of::<ImageSettings>("image"),
+            Section::of::<SpecialTokens>("tokens"),
             Section::of::<R>("reference"),
             Section::of::<Train>("train"),
         ])
@@ -80,6 +83,7 @@ where
             projector: resolved.section("projector")?,
             objective: resolved.section("objective")?,
             image: resolved.section("image")?,
+            tokens: resolved.section("tokens")?,
             reference: resolved.section("reference")?,
             train: resolved.section("train")?,
             reading: data.reading(),
@@ -94,7 +98,14 @@ where
                 O::NAME
             )));
         }
-        refuse_idle_settings::<A>(&configured.resolved, &configured.train, arguments)?;
+        refuse_idle_settings(&configured.adapter, &configured.resolved, &configured.train, arguments)?;
+        let idle = TextOptions::from(&configured.reading).without_effect(<D::Shape as Shape>::LEARNS);
+        if let Some(name) = idle.first() {
+            return Err(RecipeError::Usage(format!(
+                "data.{name} would do nothing for {}, from which no answers are learned token by token; leave it out",
+                D::NAME
+            )));
+        }
         if !<O::Signal as Signal>::GENERATES {
             refuse_generation(&configured.resolved)?;
         }
@@ -228,6 +239,7 @@ fn derive<A: Adapter>(resolved: &mut Resolved, arguments: &Arguments, sees: bool
 
 /// Settings that were typed and would do nothing.
 fn refuse_idle_settings<A: Adapter>(
+    adapter: &A,
     resolved: &Resolved,
     train: &Train,
     arguments: &Arguments,
@@ -261,6 +273,14 @@ fn refuse_idle_settings<A: Adapter>(
     if train.bf16 && train.language_model == Some(true) {
         return Err(RecipeError::Usage(
             "train.bf16 holds frozen weights in bf16, but the language model is trained; add an adapter, or leave it out"
+                .to_owned(),
+        ));
+    }
+    let saved_whole = adapter.modules_to_save().unwrap_or_default();
+    if train.bf16 && saved_whole.iter().any(|module| module == "embed_tokens") {
+        return Err(RecipeError::Usage(
+            "train.bf16 holds frozen weights in bf16, but adapter.modules_to_save trains the token table, from which all \
+             activations take their type; leave one out, or name single rows in adapter.trainable_token_indices"
                 .to_owned(),
         ));
     }

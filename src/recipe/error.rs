@@ -1,6 +1,7 @@
 //! What can be wrong before training begins.
 
 use crate::adapters::AdapterError;
+use crate::adapters::lora::CombineError;
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::hub::HubError;
 use crate::data::DataError;
@@ -97,6 +98,14 @@ pub enum RecipeError {
         dir: PathBuf,
         /// Why.
         source: AdapterError,
+    },
+    /// Adapters that have no weighted sum.
+    #[error("{layer}: {source}")]
+    Combine {
+        /// The layer in which they differ.
+        layer: String,
+        /// Why.
+        source: CombineError,
     },
     /// An option that does not go with another, or lacks one.
     #[error("{0}")]

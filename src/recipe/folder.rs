@@ -5,6 +5,7 @@ use super::parts::{PROJECTOR_FILES, local_tower, tower_folder};
 use super::{RecipeError, fetch, head};
 use crate::checkpoint::hub::Wanted;
 use crate::checkpoint::{CheckpointError, JsonFile};
+use crate::data::SpecialTokens;
 use crate::image::{AspectRatio, ImageProcessor};
 use crate::objectives::Head;
 use crate::projector::Projector;
@@ -48,6 +49,8 @@ pub struct ModelFolder {
     pub(super) wanted: Wanted,
     /// Whether the tower was named by the user, and is another one than the folder's own.
     pub(super) other_tower: bool,
+    /// Special tokens that the user wants the tokenizer to have.
+    pub(super) tokens: SpecialTokens,
     /// The head that yields scores which the folder has.
     own_head: Option<Head>,
     /// The head that the recipe asks for, where it has a say.
@@ -80,6 +83,7 @@ impl ModelFolder {
             // Fields of the original code, which this library writes into transformers' folders too.
             start_end: fields.bool_or(START_END, false)?,
             apart: fields.bool_or(APART, false)?,
+            tokens: SpecialTokens::default(),
             own_head: head::of_config(config.value()),
             head_asked: None,
             layout: match config.value()["model_type"].as_str() {
@@ -157,6 +161,12 @@ impl ModelFolder {
         head::agree(&self.dir, self.own_head, asked)?;
         self.head_asked = Some(asked);
         Ok(self)
+    }
+
+    /// Gives the tokenizer these special tokens.
+    pub fn with_tokens(mut self, tokens: SpecialTokens) -> Self {
+        self.tokens = tokens;
+        self
     }
 
     /// The head that yields scores which the model gets.

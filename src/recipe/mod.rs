@@ -2,6 +2,7 @@
 
 pub mod adapter_file;
 mod cli;
+mod combine;
 mod configure;
 mod error;
 mod experiment;
@@ -27,11 +28,13 @@ mod zoo;
 
 pub use crate::trainer::{NoReference, Reference};
 pub use cli::Arguments;
+pub use combine::{combine, combine_with};
 pub use error::RecipeError;
 pub use experiment::{Experiment, ExperimentBuilder, Parts};
 pub use folder::ModelFolder;
 pub use opened::{Loaded, Opened, VlmOf};
 pub use run::{Finished, describe, exit};
+use save::SENTENCEPIECE;
 pub use save::{Saved, merge, save_adapter, save_final, save_model, save_original};
 pub use shape::{Shape, WeightType};
 #[doc(hidden)]
@@ -40,6 +43,7 @@ pub use slots::{
     DefaultImageData, DefaultObjective, DefaultTextData, Fits, Suits, Teaches, Unwritten, check_generates, fits,
     fits_train,
 };
+pub use zoo::with_adapter;
 
 crate::component! {
     /// How images are brought to the encoder's size.

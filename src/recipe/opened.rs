@@ -6,8 +6,9 @@ use super::{RecipeError, head, start_end};
 use crate::checkpoint::{CheckpointError, Fields, Rename, Shards, bridge};
 use crate::image::ImageProcessor;
 use crate::models::{CausalLm, LanguageModel};
+use crate::nn::Embedding;
 use crate::projector::Projector;
-use crate::text::Tokenizer;
+use crate::text::{AddedTokens, NewToken, Tokenizer};
 use crate::vision::{NoVision, VisionEncoder, VisionTower};
 use crate::vlm::{IGNORED, Layout, Part, SCORE, Vlm};
 use burn::tensor::Device;
@@ -36,6 +37,8 @@ pub struct Opened<M: LanguageModel, V: VisionEncoder, P: Projector> {
     pub image_token: Option<(String, u32)>,
     /// The tokens around images, where the checkpoint had none: their rows are fresh.
     pub new_tokens: Vec<u32>,
+    /// The special tokens that the user's settings added.
+    pub added: AddedTokens,
     /// Whether the user's settings put other things around the language model than the folder says.
     altered: bool,
     /// Rows the token table must have after loading.
@@ -100,6 +103,8 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
             });
         }
         let mut tokenizer = Tokenizer::from_dir(&folder.dir)?;
+        // Before any template is made of it: templates name special tokens.
+        let added = folder.tokens.add_to(&mut tokenizer)?;
         if let (Layout::Original, Some(original)) = (folder.layout, &folder.original) {
             start_end::complete(&mut tokenizer, original, language_model.vocab_size())?;
         }
@@ -120,7 +125,7 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
                 advice: "take the tokenizer and the model of one checkpoint".to_owned(),
             });
         }
-        let vocab_rows = rows.max(ids);
+        let vocab_rows = folder.tokens.table_rows(&tokenizer, rows);
         Ok(Self {
             model: Vlm {
                 vision_tower: tower,
@@ -133,6 +138,7 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
             processor,
             image_token,
             new_tokens,
+            added,
             altered,
             vocab_rows,
             folder,
@@ -149,7 +155,7 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
         narrow: &dyn Fn(&str) -> bool,
         device: &Device,
     ) -> Result<Loaded<M, V, P>, RecipeError> {
-        let Self { folder, model, tokenizer, processor, image_token, new_tokens, altered, vocab_rows } = self;
+        let Self { folder, model, tokenizer, processor, image_token, new_tokens, added, altered, vocab_rows } = self;
         let shards = Shards::open(&folder.dir)?;
         let layout = folder.layout;
         let single = is_single_layer(folder.config.value());
@@ -205,8 +211,9 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
         if let Some(path) = &folder.projector {
             loaded = load_projector(loaded, path, narrow, device)?;
         }
-        let rows = loaded.language_model.vocab_size().max(vocab_rows);
-        loaded.language_model = loaded.language_model.grow_vocabulary(rows);
+        let known = loaded.language_model.vocab_size();
+        loaded.language_model = loaded.language_model.grow_vocabulary(known.max(vocab_rows));
+        start_new_rows(&mut loaded.language_model, &added.new, known);
         if let Some(path) = &folder.projector {
             start_end::refuse_rows_without_tokens(path, folder.start_end())?;
         }
@@ -215,7 +222,8 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
             let table = loaded.language_model.token_table_mut();
             altered |= start_end::fill(table, &tokenizer, &new_tokens, folder.projector.as_deref(), device)?;
         }
-        Ok(Loaded { folder, model: loaded, tokenizer, processor, image_token, new_tokens, altered })
+        let added = added.new.iter().map(|token| token.id).collect();
+        Ok(Loaded { folder, model: loaded, tokenizer, processor, image_token, new_tokens, added, altered })
     }
 }
 
@@ -234,6 +242,8 @@ pub struct Loaded<M: LanguageModel, V: VisionEncoder, P: Projector> {
     pub image_token: Option<(String, u32)>,
     /// The tokens around images, where the checkpoint had none: no folder but this model's own has their rows.
     pub new_tokens: Vec<u32>,
+    /// The special tokens that the user's settings added: their rows of both tables are trained.
+    pub added: Vec<u32>,
     /// Whether something around the language model is other than its folder says, so that the folder is no base for an
     /// adapter.
     pub altered: bool,
@@ -243,6 +253,25 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Loaded<M, V, P> {
     /// How the model's parameters are named in the files of transformers and PEFT.
     pub fn layout(&self) -> Layout {
         if self.processor.is_some() { Layout::Composed } else { Layout::Plain }
+    }
+}
+
+/// Gives new tokens the rows they begin with, in the input and the output embeddings: the mean of their origins' rows.
+/// Those without origins have the mean of all `known` rows already, where the tables grew for them.
+fn start_new_rows<L: CausalLm>(model: &mut L, tokens: &[NewToken], known: usize) {
+    let all: Vec<u32> = (0..known as u32).collect();
+    for token in tokens {
+        // An id below the old table's end is a row that no token had.
+        let from = if token.from.is_empty() { &all } else { &token.from };
+        let table = model.token_table_mut();
+        let mean = table.rows(from).mean_dim(0);
+        table.set_rows(&[token.id], mean);
+        if let Some(head) = model.head_mut() {
+            let mut rows = Embedding { weight: head.weight.clone(), adapter: None };
+            let mean = rows.rows(from).mean_dim(0);
+            rows.set_rows(&[token.id], mean);
+            head.weight = rows.weight;
+        }
     }
 }
 

@@ -6,20 +6,21 @@ use super::folder::ModelFolder;
 use super::opened::{Opened, has_vision};
 use super::run_folder::Inputs;
 use super::{Arguments, RecipeError, adapter_file, making, preflight, tools};
-use crate::adapters::{Adapter, Start};
+use crate::adapters::{Adapter, PROJECTOR, Start};
 use crate::checkpoint::Shards;
 use crate::checkpoint::hub::Wanted;
 use crate::data::{Check, Checked, DataKind, Dataset, Encoder, LoaderSettings, PadSide, Padding, Sampler};
 use crate::device::Chosen;
-use crate::example::Facts;
+use crate::example::{Facts, Learns, Shape};
 use crate::generation::Stop;
 use crate::models::{CausalLm, LanguageModel};
+use crate::nn::FIXED;
 use crate::objectives::Objective;
 use crate::projector::Projector;
 use crate::text::check_end_of_turn;
 use crate::trainer::{EvalData, Plan, Reference, Signal, Train, TrainData};
 use crate::vision::VisionEncoder;
-use crate::vlm::{Layout, Part, SCORE};
+use crate::vlm::{Layout, Part, SCORE, module_to_save};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde_json::json;
@@ -217,7 +218,8 @@ where
             Some(adapter) => folder.beside(adapter)?,
             None => folder,
         };
-        let mut folder = folder.with_head(settings.objective.head())?.with_start_end(settings.image.start_end);
+        let folder = folder.with_head(settings.objective.head())?.with_tokens(settings.tokens.clone());
+        let mut folder = folder.with_start_end(settings.image.start_end);
         if self.arguments.dry_run {
             folder.wanted = Wanted::ModelWithoutWeights;
         }
@@ -228,7 +230,11 @@ where
         let image_token = opened.image_token.as_ref().map(|(text, _)| text.as_str());
         let name = settings.reading.template.as_deref();
         let template = tools::template(&opened.folder, name, &opened.tokenizer, image_token)?;
-        check_end_of_turn(&template, &opened.tokenizer)?;
+        opened.added.notes.iter().for_each(|note| println!("tokens: {note}"));
+        // Where no answer is learned, none is generated that had to end.
+        if <D::Shape as Shape>::LEARNS == Learns::Answers {
+            check_end_of_turn(&template, &opened.tokenizer)?;
+        }
         let encoder = Encoder {
             tokenizer: opened.tokenizer.clone(),
             template,
@@ -298,8 +304,9 @@ where
         let tokens = longest * train.per_device_train_batch_size;
         let language_model = &opened.model.language_model;
         let (width, layers) = (language_model.hidden_size(), language_model.num_layers());
-        let memory =
-            preflight::memory(&opened.model, |name| trainable(name, train), tokens * width * layers, train.bf16);
+        let saved_whole = self.settings.adapter.modules_to_save().unwrap_or_default();
+        let trained = |name: &str| trainable(name, train, saved_whole);
+        let memory = preflight::memory(&opened.model, trained, tokens * width * layers, train.bf16);
         format!(
             "memory: about {}: {} for weights, {} for gradients and moments of what is trained, {} for activations of the \
              longest batch",
@@ -316,8 +323,11 @@ where
         let model = self.arguments.model.as_ref().map(|_| identity(&places.model));
         let weights = self.arguments.model.as_ref().map(|_| weight_files(&places.model));
         let images: Vec<PathBuf> = self.arguments.images.iter().map(identity).collect();
+        let template = self.settings.reading.template.as_ref().map(PathBuf::from).filter(|path| path.is_file());
+        let template = template.and_then(|path| std::fs::read(path).ok()).map(|bytes| short_hash(&bytes));
         Inputs(BTreeMap::from(
             [
+                ("template", json!(template)),
                 ("recipe", json!(self.name)),
                 ("model", model.map_or(json!("made"), |path| json!(path))),
                 ("model_files", json!(weights)),
@@ -368,9 +378,16 @@ fn sampler(train: &Train) -> Sampler {
     }
 }
 
-/// Whether a step changes a parameter.
-pub(super) fn trainable(name: &str, train: &Train) -> bool {
+/// Whether a step changes a parameter; `saved_whole` are the modules that an adapter's settings train whole.
+pub(super) fn trainable(name: &str, train: &Train, saved_whole: &[String]) -> bool {
+    if name.contains(FIXED) {
+        return false;
+    }
     if name.contains(".adapter.") || name.starts_with(SCORE) {
+        return true;
+    }
+    let whole = module_to_save(name).filter(|module| *module != PROJECTOR);
+    if whole.is_some_and(|module| saved_whole.iter().any(|saved| saved == module)) {
         return true;
     }
     match Part::of(name) {

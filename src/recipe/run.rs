@@ -12,7 +12,7 @@ use crate::adapters::{Adapter, Start};
 use crate::data::DataKind;
 use crate::device::{Chosen, choose};
 use crate::models::{CausalLm, LanguageModel};
-use crate::nn::{TRAINED_ROWS, is_flex, params};
+use crate::nn::{PutRows, RateGroup, TRAINED_ROWS, is_flex, params};
 use crate::objectives::Objective;
 use crate::projector::Projector;
 use crate::trainer::anchor::AnchorPlan;
@@ -281,7 +281,8 @@ where
             println!("the run in {} is finished", folder.dir().display());
             return Ok(Finished::Trained { run: folder.dir().to_owned() });
         }
-        let narrow = |name: &str| settings.train.bf16 && !trainable(name, &settings.train);
+        let saved_whole = settings.adapter.modules_to_save().unwrap_or_default();
+        let narrow = |name: &str| settings.train.bf16 && !trainable(name, &settings.train, saved_whole);
         let loaded = opened
             .load(&settings.projector, &narrow, &device)
             .and_then(|loaded| self.attach(loaded, &device))
@@ -296,7 +297,7 @@ where
                 return Err(error);
             }
         };
-        print_trained(&loaded, &settings.train);
+        print_trained(&loaded, &settings.train, saved_whole);
         let interrupt = Arc::new(AtomicBool::new(false));
         on_interrupt(&interrupt);
         let samples = report::Samples::choose(eval.as_ref(), self.generates());
@@ -314,7 +315,7 @@ where
             run_dir: folder.dir(),
             interrupt: &interrupt,
         };
-        let Loaded { folder: source, model, tokenizer, processor, image_token, new_tokens, altered } = loaded;
+        let Loaded { folder: source, model, tokenizer, processor, image_token, new_tokens, added, altered } = loaded;
         let trained = match trainer.run(model, anchor, folder.resume.as_ref(), &mut trackers) {
             Ok(trained) => trained,
             Err(error) => {
@@ -332,8 +333,16 @@ where
             );
             return Ok(Finished::Interrupted { run: folder.dir().to_owned() });
         }
-        let loaded: Loaded<M, V, P> =
-            Loaded { folder: source, model: trained.model, tokenizer, processor, image_token, new_tokens, altered };
+        let loaded: Loaded<M, V, P> = Loaded {
+            folder: source,
+            model: trained.model,
+            tokenizer,
+            processor,
+            image_token,
+            new_tokens,
+            added,
+            altered,
+        };
         let after = samples.ask::<O::Signal, _>(&loaded.model, &chosen.device)?;
         samples.track(&mut trackers, trained.counters.step, &after)?;
         let saved = save_final(&folder.dir().join("final"), &loaded, &adapter)?;
@@ -419,16 +428,33 @@ where
             }
         }
         // A language model that is trained whole trains these rows with all others.
-        if !loaded.new_tokens.is_empty() && !settings.train.language_model.unwrap_or(false) {
-            loaded.model.language_model.token_table_mut().train_rows(&loaded.new_tokens);
+        let rows: Vec<u32> = loaded.new_tokens.iter().chain(&loaded.added).copied().collect();
+        if !rows.is_empty() && !settings.train.language_model.unwrap_or(false) {
+            loaded.model.language_model.token_table_mut().train_rows(&rows);
+            if let Some(head) = loaded.model.language_model.head_mut().filter(|_| !loaded.added.is_empty()) {
+                head.adapter = Some(PutRows::on(head, &loaded.added));
+            }
         }
-        loaded.model = params::set_trainable(loaded.model, |name| trainable(name, &settings.train));
+        let saved_whole = adapter.modules_to_save().unwrap_or_default();
+        loaded.model = params::set_trainable(loaded.model, |name| trainable(name, &settings.train, saved_whole));
         check_savable(&loaded)?;
+        let raised = || loaded.model.rate_groups().values().any(|group| *group == RateGroup::Raised);
+        if settings.train.loraplus_lr_ratio.is_some() && !raised() {
+            return Err(RecipeError::Usage(
+                "train.loraplus_lr_ratio would do nothing: this adapter has no parameters that LoRA+ trains at another rate; \
+                 take Lora, or leave it out"
+                    .to_owned(),
+            ));
+        }
         Ok((loaded, adapter))
     }
 }
 
-fn print_trained<M: LanguageModel, V: VisionEncoder, P: Projector>(loaded: &Loaded<M, V, P>, train: &Train) {
+fn print_trained<M: LanguageModel, V: VisionEncoder, P: Projector>(
+    loaded: &Loaded<M, V, P>,
+    train: &Train,
+    saved_whole: &[String],
+) {
     let all = params::list(&loaded.model);
     let mut parts = Vec::new();
     for (label, part) in
@@ -437,7 +463,7 @@ fn print_trained<M: LanguageModel, V: VisionEncoder, P: Projector>(loaded: &Load
         let of = |kind: &str| {
             all.iter()
                 .filter(|p| Part::of(&p.name) == part && kind_of(&p.name) == kind)
-                .filter(|p| trainable(&p.name, train))
+                .filter(|p| trainable(&p.name, train, saved_whole))
                 .map(|p| p.len())
                 .sum::<usize>()
         };
@@ -445,7 +471,9 @@ fn print_trained<M: LanguageModel, V: VisionEncoder, P: Projector>(loaded: &Load
         {
             if n > 0 {
                 let rate = part.learning_rate(train);
-                parts.push(format!("{label} {n} (learning rate {rate:e})"));
+                let raised = train.loraplus_lr_ratio.filter(|_| label.ends_with("'s adapter"));
+                let raised = raised.map_or_else(String::new, |ratio| format!(", {:e} for B", rate * ratio));
+                parts.push(format!("{label} {n} (learning rate {rate:e}{raised})"));
             }
         }
     }

@@ -1,19 +1,17 @@
 //! `final/`: what training leaves, in Hugging Face's and PEFT's layouts.
 
 use super::adapter_file::PROMPT_EMBEDDINGS;
-use super::opened::{ACT, Loaded, SINGLE};
+use super::opened::{ACT, Loaded, SINGLE, VlmOf};
 use super::shape::{Shape, WeightType};
 use crate::adapters::{Adapter, AdapterError, ModelSizes, PeftContext};
 use crate::checkpoint::{CheckpointError, DirWriter, HostTensor, JsonFile, Manifest, Pending, bridge, write_model};
 use crate::image::AspectRatio;
 use crate::models::{CausalLm, LanguageModel};
-use crate::nn::{AdapterSlot, Linear, TRAINED_ROWS, params};
+use crate::nn::{TRAINED_ROWS, params};
 use crate::projector::{Identity, Linear as Linear1, Mlp, Projector};
 use crate::text::TextError;
 use crate::vision::{VisionEncoder, VisionTower};
-use crate::vlm::{Layout, Original, Part, SCORE, Vlm, for_original_code, to_original};
-use burn::module::{Param, ParamId};
-use burn::tensor::Tensor;
+use crate::vlm::{Layout, Original, Part, Vlm, for_original_code, module_to_save, to_original};
 use serde_json::{Value, json};
 use std::any::TypeId;
 use std::path::Path;
@@ -54,14 +52,13 @@ impl Saved {
     /// What training will leave, as `loaded` stands before it.
     fn of<M: LanguageModel, V: VisionEncoder, P: Projector>(loaded: &Loaded<M, V, P>) -> Self {
         let trained = params::list_trainable(&loaded.model);
-        let beside = |name: &str| {
-            name.contains(".adapter.") || name.starts_with("multi_modal_projector.") || name.starts_with(SCORE)
-        };
+        let beside = |name: &str| name.contains(".adapter.") || module_to_save(name).is_some();
         let rows = |name: &str| name.ends_with(TRAINED_ROWS);
         let has_adapter = trained.iter().any(|p| p.name.contains(".adapter.") && !rows(&p.name));
         // An adapter needs a base that a file holds; a model put together from parts is in none, and neither are the rows
         // of new tokens; and no file says what the user's settings changed around it.
-        let has_base = !loaded.folder.is_assembled() && loaded.new_tokens.is_empty() && !loaded.altered;
+        let has_base =
+            !loaded.folder.is_assembled() && loaded.new_tokens.is_empty() && loaded.added.is_empty() && !loaded.altered;
         let projector = |name: &str| Part::of(name) == Part::Projector;
         if trained.iter().any(|p| projector(&p.name)) && trained.iter().all(|p| projector(&p.name) || rows(&p.name)) {
             Self::Projector
@@ -91,9 +88,11 @@ pub fn check_savable<M: LanguageModel, V: VisionEncoder, P: Projector>(
     let mut first = true;
     // One layer speaks for all: they carry the same kind of adapter.
     model.visit_linears(&mut |path, linear| {
-        let Some(slot) = linear.adapter.as_ref().filter(|_| first) else { return };
+        if linear.adapter.is_none() || !first {
+            return;
+        }
         first = false;
-        if merged(slot, linear).is_none() {
+        if linear.plain().is_none() {
             checked = Err(AdapterError::NotMergeable { layer: path.to_owned() });
         }
     });
@@ -375,10 +374,10 @@ fn write_processor<M: LanguageModel, V: VisionEncoder, P: Projector>(
     folder.write_json("processor_config.json", &value)
 }
 
-/// Adds every adapter's update to the weight it stands beside, and takes it off.
+/// Writes every adapter into the weights it stands beside, and takes it off.
 ///
 /// # Errors
-/// [`AdapterError::NotMergeable`] where an adapter has no plain weight that does what it does,
+/// [`AdapterError::NotMergeable`] where an adapter has no plain map that does what it does,
 /// [`AdapterError::VirtualTokens`] where there are some.
 pub fn merge<L: CausalLm, T: VisionTower, P: crate::projector::ProjectorModel>(
     model: &mut Vlm<L, T, P>,
@@ -386,21 +385,7 @@ pub fn merge<L: CausalLm, T: VisionTower, P: crate::projector::ProjectorModel>(
     if model.virtual_tokens.is_some() {
         return Err(AdapterError::VirtualTokens);
     }
-    model.language_model.token_table_mut().merge();
-    let mut done = Ok(());
-    model.visit_linears(&mut |path, linear: &mut Linear| {
-        let Some(slot) = linear.adapter.take() else { return };
-        match merged(&slot, linear) {
-            Some(merged) => linear.weight = Param::initialized(ParamId::new(), merged),
-            None => done = Err(AdapterError::NotMergeable { layer: path.to_owned() }),
-        }
-    });
-    done
-}
-
-fn merged(slot: &AdapterSlot, linear: &Linear) -> Option<Tensor<2>> {
-    let params: Vec<Tensor<2>> = slot.params.iter().map(|p| p.val().inner()).collect();
-    slot.rule.merged(linear.weight.val().inner(), &params)
+    model.merge_adapters().map_err(|layer| AdapterError::NotMergeable { layer })
 }
 
 /// Writes a folder that `PeftModel.from_pretrained` loads on top of the base model.
@@ -413,15 +398,32 @@ pub fn save_adapter<M: LanguageModel, A: Adapter, V: VisionEncoder, P: Projector
     adapter: &A,
 ) -> Result<(), RecipeError> {
     let layout = loaded.layout();
-    let (mut tensors, targets) = adapter_tensors(loaded, layout);
-    let mut modules_to_save = Vec::new();
-    let trained = |name: &str, trainable: bool| trainable && name.starts_with("multi_modal_projector.");
-    for (name, tensor) in bridge::to_host(&loaded.model, trained) {
-        if let Some(key) = loaded.model.peft_projector_key(&name) {
-            tensors.push(Pending::host(loaded.model.peft_written_key(key), tensor));
-            modules_to_save = vec!["multi_modal_projector".to_owned()];
+    let model = &loaded.model;
+    let mut tensors = Vec::new();
+    for (key, shape, tensor) in model.adapter_tensors(layout) {
+        let host = match shape[..] {
+            [values] => bridge::host(tensor.reshape([values])),
+            _ => bridge::host(tensor),
+        };
+        tensors.push(Pending::host(key, host));
+    }
+    let mut modules_to_save: Vec<String> = Vec::new();
+    let whole = |name: &str, trainable: bool| trainable && module_to_save(name).is_some();
+    for (name, tensor) in bridge::to_host(model, whole) {
+        if let Some((key, module)) = model.peft_module_key(&name, layout) {
+            tensors.push(Pending::host(model.peft_written_key(key), tensor));
+            if !modules_to_save.iter().any(|known| known == module) {
+                modules_to_save.push(module.to_owned());
+            }
         }
     }
+    let mut targets = Vec::new();
+    let prefix = VlmOf::<M, V, P>::module_prefix(layout);
+    model.clone().visit_linears(&mut |path, linear| {
+        if linear.adapter.is_some() {
+            targets.push(format!("{prefix}{path}"));
+        }
+    });
     if let Some(virtual_tokens) = &loaded.model.virtual_tokens {
         // Evaluated, as PEFT saves it: whatever acts in training only does not act here.
         let frozen = params::set_trainable(virtual_tokens.clone(), |_| false);
@@ -446,22 +448,4 @@ pub fn save_adapter<M: LanguageModel, A: Adapter, V: VisionEncoder, P: Projector
 /// Absolute, so that PEFT finds the base from anywhere.
 fn base_path(dir: &Path) -> String {
     dir.canonicalize().unwrap_or_else(|_| dir.to_owned()).display().to_string()
-}
-
-fn adapter_tensors<'a, M: LanguageModel, V: VisionEncoder, P: Projector>(
-    loaded: &Loaded<M, V, P>,
-    layout: Layout,
-) -> (Vec<Pending<'a>>, Vec<String>) {
-    let (mut tensors, mut targets) = (Vec::new(), Vec::new());
-    let mut model = loaded.model.clone();
-    model.visit_linears(&mut |path, linear| {
-        let Some(slot) = &linear.adapter else { return };
-        for (param, matrix) in slot.params.iter().zip(slot.rule.names()) {
-            let host: HostTensor = bridge::host(param.val());
-            let key = Vlm::<M::Model, V::Model, P::Model>::peft_adapter_key(path, matrix, layout);
-            tensors.push(Pending::host(key, host));
-        }
-        targets.push(format!("{}{path}", Vlm::<M::Model, V::Model, P::Model>::module_prefix(layout)));
-    });
-    (tensors, targets)
 }

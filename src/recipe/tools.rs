@@ -1,11 +1,13 @@
-//! Tools that take any checkpoint: `score`, `chat`, `convert` and `merge`.
+//! Tools that take any checkpoint: `score`, `chat`, `convert` and `merge`; and `combine`, which takes adapters alone.
 
 mod chat;
+mod combine;
 mod convert;
 mod merge;
 mod score;
 
 pub use chat::Chat;
+pub use combine::Combine;
 pub use convert::{Convert, Target};
 pub use merge::Merge;
 pub use score::Score;

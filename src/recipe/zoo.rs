@@ -4,7 +4,7 @@ use super::folder::ModelFolder;
 use super::opened::{Loaded, is_single_layer};
 use super::tools::Tool;
 use super::{RecipeError, adapter_file};
-use crate::adapters::{Adapter, Lora, PTuning, PrefixTuning, PromptTuning};
+use crate::adapters::{Adapter, Ia3, Lora, PTuning, PrefixTuning, PromptTuning};
 use crate::checkpoint::read_json;
 use crate::models::{LanguageModel, Llama};
 use crate::projector::{Mlp, NoProjector, Projector};
@@ -43,7 +43,7 @@ pub fn with_types<T: Tool>(dir: &Path, adapter: Option<&Path>, tool: T) -> anyho
 ///
 /// # Errors
 /// [`RecipeError`] of the folder, and of a model that its adapter does not suit.
-pub(super) fn with_adapter<M: LanguageModel, V: VisionEncoder, P: Projector>(
+pub fn with_adapter<M: LanguageModel, V: VisionEncoder, P: Projector>(
     loaded: Loaded<M, V, P>,
     dir: &Path,
     device: &Device,
@@ -57,6 +57,7 @@ pub(super) fn with_adapter<M: LanguageModel, V: VisionEncoder, P: Projector>(
         adapter_file::load(loaded, &adapter, dir, device)
     }
     match read_json(&dir.join("adapter_config.json"))?["peft_type"].as_str() {
+        Some("IA3") => put::<M, Ia3, V, P>(loaded, dir, device),
         Some("PREFIX_TUNING") => put::<M, PrefixTuning, V, P>(loaded, dir, device),
         Some("PROMPT_TUNING") => put::<M, PromptTuning, V, P>(loaded, dir, device),
         Some("P_TUNING") => put::<M, PTuning, V, P>(loaded, dir, device),

@@ -1,7 +1,7 @@
 //! AdamW over a module's named parameters: groups, accumulation, global norm, moments.
 
 use super::Train;
-use crate::nn::{AdamWStep, AdamWTensors, adamw_step, params, sums_of_squares};
+use crate::nn::{AdamWStep, AdamWTensors, RateGroup, adamw_step, params, sums_of_squares};
 use crate::vlm::Part;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
@@ -97,6 +97,8 @@ pub struct Moments {
 pub struct AdamW {
     /// Moments by parameter name.
     pub moments: BTreeMap<String, Moments>,
+    /// How fast parameters learn under LoRA+, by name; others learn at the base's rate.
+    pub rate_groups: BTreeMap<String, RateGroup>,
 }
 
 impl AdamW {
@@ -126,6 +128,16 @@ struct Stepper<'a> {
     common: AdamWStep,
 }
 
+impl Stepper<'_> {
+    /// LoRA+'s factor on a parameter's rate.
+    fn raised(&self, name: &str) -> f64 {
+        match self.adam.rate_groups.get(name) {
+            Some(RateGroup::Raised) => self.settings.loraplus_lr_ratio.unwrap_or(1.0),
+            Some(RateGroup::Base) | None => 1.0,
+        }
+    }
+}
+
 impl NamedMapper for Stepper<'_> {
     fn map<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let Some(gradient) = self.gradients.remove(name) else { return param };
@@ -137,7 +149,7 @@ impl NamedMapper for Stepper<'_> {
         let update = AdamWStep {
             bias_correction1: 1.0 - self.common.beta1.powf(steps as f64),
             bias_correction2: 1.0 - self.common.beta2.powf(steps as f64),
-            lr: Part::of(name).learning_rate(self.settings) * self.factor,
+            lr: Part::of(name).learning_rate(self.settings) * self.raised(name) * self.factor,
             weight_decay: if decays(name) { self.settings.weight_decay } else { 0.0 },
             ..self.common
         };

@@ -3,16 +3,22 @@
 use crate::data::Batch;
 use crate::generation::{Stop, greedy};
 use crate::models::CausalLm;
-use crate::nn::{mean_logits, normalizers, spread, token_log_probs, token_stats};
+use crate::nn::{RateGroup, mean_logits, normalizers, spread, token_log_probs, token_stats};
 use crate::objectives::{Distributions, SequenceScores, TokenLogProbs, TokenScores, Wants};
 use crate::projector::ProjectorModel;
 use crate::vision::VisionTower;
 use crate::vlm::{Targets, Vlm, VlmInputs, last_tokens, marked_tokens};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use std::collections::BTreeMap;
 
 /// A model that gives log-probabilities of a batch's supervised tokens, or scores, and answers prompts.
 pub trait Policy: Module + Sync {
+    /// How fast an adapter's parameters learn under LoRA+, by name; others learn at the base's rate.
+    fn rate_groups(&self) -> BTreeMap<String, RateGroup> {
+        BTreeMap::new()
+    }
+
     /// Log-probabilities of the supervised tokens, and what else is wanted; differentiable.
     fn log_probs(&self, batch: &Batch, device: &Device, wants: &Wants) -> TokenLogProbs;
 
@@ -56,6 +62,10 @@ pub struct Scored {
 }
 
 impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Policy for Vlm<L, T, P> {
+    fn rate_groups(&self) -> BTreeMap<String, RateGroup> {
+        Vlm::rate_groups(self)
+    }
+
     fn log_probs(&self, batch: &Batch, device: &Device, wants: &Wants) -> TokenLogProbs {
         let inputs = VlmInputs { embedding_noise: wants.embedding_noise, ..VlmInputs::upload(batch, device) };
         let targets = Targets::upload(batch, device);

@@ -150,7 +150,7 @@ impl<O: Objective<Signal: Signal>, K: DataKind> Trainer<'_, O, K> {
                     .to_owned(),
             ));
         }
-        let Saved { model, anchor, optimizer, counters } = match resume {
+        let Saved { model, anchor, mut optimizer, counters } = match resume {
             None => {
                 let mut counters = Counters::default();
                 self.objective.begin(&self.facts, &mut counters.objective);
@@ -158,6 +158,7 @@ impl<O: Objective<Signal: Signal>, K: DataKind> Trainer<'_, O, K> {
             }
             Some(found) => state::restore(found, model, anchor, &self.device)?,
         };
+        optimizer.rate_groups = model.rate_groups();
         let log = MetricsLog::open(self.run_dir, resume.map(|_| Keep::of(&counters)))?;
         let total = self.data.plan.total_steps;
         let progress = Progress::new(total as u64, counters.step as u64, "training");

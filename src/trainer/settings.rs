@@ -34,6 +34,9 @@ crate::component! {
         pub projector_learning_rate: Option<f64> = None => Kind::number().at_least(0.0).or_none(),
         /// Peak learning rate of the language model and its adapter; `learning_rate` where it is left open.
         pub language_model_learning_rate: Option<f64> = None => Kind::number().at_least(0.0).or_none(),
+        /// LoRA+: the adapter's B, and DoRA's magnitudes, learn at this many times the rate of its A (PEFT's
+        /// `create_loraplus_optimizer`); left open, at the same.
+        pub loraplus_lr_ratio: Option<f64> = None => Kind::number().above(0.0).or_none(),
         /// Whether the vision tower is trained.
         pub vision_tower: bool = false => Kind::bool(),
         /// Whether the projector is trained.

@@ -11,7 +11,9 @@ use crate::vision::VisionTower;
 
 const TOWER: &str = "vision_tower.";
 const PROJECTOR: &str = "multi_modal_projector.";
-const LANGUAGE: &str = "language_model.";
+pub(super) const LANGUAGE: &str = "language_model.";
+pub(super) const HEAD: &str = "lm_head";
+const TABLE: &str = "embed_tokens";
 /// The head that yields scores, which stands beside the model in transformers' classes.
 pub const SCORE: &str = "score.";
 const ORIGINAL_TOWER: &str = "model.vision_tower.vision_tower.";
@@ -156,13 +158,20 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Vlm<L, T, P> {
         }
     }
 
-    /// The name in a PEFT file of a parameter of the projector.
-    pub fn peft_projector_key(&self, parameter: &str) -> Option<String> {
-        let rest = parameter.strip_prefix(PROJECTOR)?;
-        Some(format!("base_model.model.model.{PROJECTOR}{}", self.multi_modal_projector.file_key(rest)))
+    /// The name in a PEFT file of a parameter of a module that is saved whole, and the module.
+    pub fn peft_module_key(&self, parameter: &str, layout: Layout) -> Option<(String, &'static str)> {
+        let module = module_to_save(parameter)?;
+        let path = match parameter.strip_prefix(PROJECTOR) {
+            Some(rest) => format!("model.{PROJECTOR}{}", self.multi_modal_projector.file_key(rest)),
+            None => match parameter.strip_prefix(LANGUAGE) {
+                Some(rest) => Self::path(rest, layout),
+                None => parameter.to_owned(),
+            },
+        };
+        Some((format!("base_model.model.{path}"), module))
     }
 
-    /// The name under which PEFT writes what [`peft_projector_key`](Self::peft_projector_key) names: a model with virtual
+    /// The name under which PEFT writes what [`peft_module_key`](Self::peft_module_key) names: a model with virtual
     /// tokens in front is wrapped once, one whose layers are changed twice.
     pub fn peft_written_key(&self, key: String) -> String {
         match self.virtual_tokens {
@@ -173,16 +182,38 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Vlm<L, T, P> {
 
     /// The name in a PEFT file of an adapter's matrix on the layer at `path` of the language model.
     pub fn peft_adapter_key(path: &str, matrix: &str, layout: Layout) -> String {
-        format!("base_model.model.{}{path}.{matrix}", Self::module_prefix(layout))
+        format!("base_model.model.{}.{matrix}", Self::path(path, layout))
     }
+
+    /// A path inside the language model as one in transformers' class, where the head stands beside the decoder.
+    fn path(inside: &str, layout: Layout) -> String {
+        let head = inside.split('.').next() == Some(HEAD);
+        if head { inside.to_owned() } else { format!("{}{inside}", Self::module_prefix(layout)) }
+    }
+}
+
+/// The module that a parameter belongs to, by transformers' name, where PEFT could save it whole beside an adapter.
+pub fn module_to_save(parameter: &str) -> Option<&'static str> {
+    if parameter.contains(".adapter.") {
+        return None;
+    }
+    let field = parameter.strip_prefix(LANGUAGE).unwrap_or(parameter).split('.').next();
+    let inside = parameter.starts_with(LANGUAGE);
+    [(PROJECTOR.trim_end_matches('.'), false), (SCORE.trim_end_matches('.'), false), (TABLE, true), (HEAD, true)]
+        .into_iter()
+        .find(|(module, language)| field == Some(*module) && inside == *language)
+        .map(|(module, _)| module)
 }
 
 /// PEFT names of transformers 4's LLaVA class and of LLaVA's original code, renamed to the current ones.
 pub fn peft_rename(layout: Layout) -> Rename<'static> {
     Rename(match layout {
-        Layout::Plain => &[],
+        Layout::Plain => &[("base_model.score.", "base_model.model.score.")],
         Layout::Composed | Layout::Original => &[
+            // A model with virtual tokens in front is wrapped once.
+            ("base_model.score.", "base_model.model.score."),
             ("base_model.model.language_model.model.", "base_model.model.model.language_model."),
+            ("base_model.model.language_model.lm_head.", "base_model.model.lm_head."),
             ("base_model.model.multi_modal_projector.", "base_model.model.model.multi_modal_projector."),
             ("base_model.model.model.layers.", "base_model.model.model.language_model.layers."),
         ],

@@ -1,12 +1,14 @@
 //! A language model that sees: image features spliced into the token sequence.
 
 // b batch, t tokens, d hidden width, n images, s supervised tokens
+mod adapters;
 mod inputs;
 mod keys;
 mod original;
 
+pub use adapters::AdapterMatrix;
 pub use inputs::{Targets, VlmInputs, last_tokens, marked_tokens};
-pub use keys::{IGNORED, Layout, Part, Rules, SCORE, peft_rename};
+pub use keys::{IGNORED, Layout, Part, Rules, SCORE, module_to_save, peft_rename};
 pub use original::{APART, Original, for_original_code, is_original, to_original};
 
 use crate::models::CausalLm;
@@ -139,15 +141,6 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Vlm<L, T, P> {
 
     fn predicting_rows(&self, inputs: &VlmInputs, targets: &Targets) -> Tensor<2> {
         self.hidden_at(inputs, targets.predictors_s.clone())
-    }
-
-    /// The same model with nothing but its own weights: every adapter taken off. Weights are shared, not copied.
-    pub fn without_adapters(&self) -> Self {
-        let mut model = self.clone();
-        model.visit_linears(&mut |_, linear| linear.adapter = None);
-        model.language_model.token_table_mut().adapter = None;
-        model.virtual_tokens = None;
-        model
     }
 
     /// Every linear layer of the language model, with its path inside it.

@@ -66,8 +66,8 @@ fn configurations_of_no_adapter() {
             },
             Case {
                 name: "arithmetic of another adapter",
-                damage: |w| say(w, "use_dora", json!(true)),
-                says: &[FILE, "use_dora"],
+                damage: |w| say(w, "lora_bias", json!(true)),
+                says: &[FILE, "lora_bias"],
             },
             Case {
                 name: "an alpha in words",

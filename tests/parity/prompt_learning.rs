@@ -1,4 +1,4 @@
-//! Prefix tuning, prompt tuning and P-tuning: PEFT's numbers, files that go out and come back, and starts.
+//! Prefix tuning, prompt tuning and P-tuning: PEFT's numbers, and files that go out and come back.
 
 use super::case::{
     CPU_NATS, Case, GRADIENT, Largest, LlavaCase, Reference, STATE, TextCase, assert_same_scores, batch, device,
@@ -12,6 +12,7 @@ use firebrick::data::{Batch, Encoded, PadSide};
 use firebrick::generation::Stop;
 use firebrick::models::Llama;
 use firebrick::nn::{VirtualTokens, params};
+use firebrick::objectives::Wants;
 use firebrick::projector::Projector;
 use firebrick::recipe::{Loaded, Saved, adapter_file, merge, save_final};
 use firebrick::trainer::Policy;
@@ -45,16 +46,16 @@ macro_rules! every_text_case {
 }
 
 /// A case over a language model.
-struct Tuned<A> {
-    reference: Reference,
-    base: TextCase,
+pub struct Tuned<A> {
+    pub reference: Reference,
+    pub base: TextCase,
     adapter: A,
     rows: Vec<Encoded>,
 }
 
 impl<A: Adapter> Tuned<A> {
     /// The base with what PEFT saved on it.
-    fn saved(name: &str) -> Self {
+    pub fn saved(name: &str) -> Self {
         let mut case = Self::base(name);
         let dir = case.reference.adapter_dir().unwrap();
         case.base.loaded = adapter_file::load(case.base.loaded, &case.adapter, &dir, &case.base.device).unwrap();
@@ -73,7 +74,7 @@ impl<A: Adapter> Tuned<A> {
     }
 
     /// The base with a fresh tuner on it, of the settings that were saved.
-    fn fresh(name: &str) -> Self {
+    pub fn fresh(name: &str) -> Self {
         let mut case = Self::base(name);
         attach(&mut case.base, &case.adapter);
         case
@@ -83,7 +84,7 @@ impl<A: Adapter> Tuned<A> {
         log_probs(&self.base.loaded.model, &self.rows, &self.base.device)
     }
 
-    fn virtual_tokens(&self) -> &VirtualTokens {
+    pub fn virtual_tokens(&self) -> &VirtualTokens {
         self.base.loaded.model.virtual_tokens.as_ref().unwrap()
     }
 
@@ -97,7 +98,7 @@ fn frozen<M: Module>(model: M) -> M {
     params::set_trainable(model, |name| name.contains(".adapter."))
 }
 
-fn attach<A: Adapter, V: VisionEncoder, P: Projector>(case: &mut Case<V, P>, adapter: &A) {
+pub fn attach<A: Adapter, V: VisionEncoder, P: Projector>(case: &mut Case<V, P>, adapter: &A) {
     let Loaded { model, tokenizer, processor, .. } = &mut case.loaded;
     let layout = if processor.is_some() { Layout::Composed } else { Layout::Plain };
     let mut rng = ChaCha8Rng::seed_from_u64(7);
@@ -127,7 +128,7 @@ fn fill<V: VisionEncoder, P: Projector>(case: &mut Case<V, P>, tensors: Vec<(Str
 }
 
 /// The rows of `batch.json`; `like` lends what a row of text has besides.
-fn rows(like: &Encoded) -> Vec<Encoded> {
+pub fn rows(like: &Encoded) -> Vec<Encoded> {
     let file = read_json(&fixtures().join("tuners/batch.json")).unwrap();
     let one = |(index, row): (usize, &Value)| {
         let labels: Vec<i32> = serde_json::from_value(row["labels"].clone()).unwrap();
@@ -138,7 +139,7 @@ fn rows(like: &Encoded) -> Vec<Encoded> {
     file["rows"].as_array().unwrap().iter().enumerate().map(one).collect()
 }
 
-fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().iter::<f32>().collect()
 }
 
@@ -188,7 +189,7 @@ fn trained_encoder<A: Adapter>(name: &str) -> Tuned<A> {
 
 fn check_gradients<V: VisionEncoder, P: Projector>(name: &str, case: &Case<V, P>, batch: &Batch, expected: &Value) {
     let model = &case.loaded.model;
-    let loss = Policy::log_probs(model, batch, &case.device).values.mean().neg();
+    let loss = Policy::log_probs(model, batch, &case.device, &Wants::default()).values.mean().neg();
     let mut losses = Largest::new(format!("{name}, loss"), nats());
     losses.check(&name, f64::from(loss.clone().into_scalar::<f32>()), expected["loss"].as_f64().unwrap(), 1.0);
     let gradients = loss.backward();
@@ -338,57 +339,12 @@ fn pictures_behind_virtual_tokens() {
             );
         }
         // Without them it is the base again.
-        case.loaded.model.virtual_tokens = None;
+        case.loaded.model = case.loaded.model.without_adapters();
         assert_same_scores(name, &log_probs(&case.loaded.model, &case.encoded, &case.device), &plain);
     }
     check::<PrefixTuning>("prefix");
     check::<PromptTuning>("prompt");
     check::<PTuning>("p_tuning");
-}
-
-#[test]
-fn a_prompt_starts_from_the_rows_of_a_text() {
-    for name in ["prompt_text_long", "prompt_text_short"] {
-        let case = Tuned::<PromptTuning>::fresh(name);
-        let ids: Vec<u32> = serde_json::from_value(case.reference.json["init_token_ids"].clone()).unwrap();
-        let mut model = case.base.loaded.model.language_model.clone();
-        let rows = firebrick::models::CausalLm::token_table_mut(&mut model).rows(&ids);
-        assert_eq!(values(case.virtual_tokens().table()), values(rows), "{name}");
-        let saved = Tuned::<PromptTuning>::saved(name);
-        assert_eq!(values(case.virtual_tokens().table()), values(saved.virtual_tokens().table()), "{name}");
-    }
-}
-
-/// The table of a fresh tuner over `llama_text`, and the case.
-fn started<A: Adapter>(adapter: &A) -> (TextCase, Vec<f32>) {
-    let mut case = TextCase::text("llama_text", &device().autodiff());
-    attach(&mut case, adapter);
-    let table = values(case.loaded.model.virtual_tokens.as_ref().unwrap().table());
-    (case, table)
-}
-
-#[test]
-fn a_prompt_starts_from_the_rows_of_sampled_tokens() {
-    let sampled = PromptTuning::builder().prompt_tuning_init("SAMPLE_VOCAB".to_owned()).num_virtual_tokens(9).build();
-    let (case, table) = started(&sampled.unwrap());
-    let rows = values(case.loaded.model.language_model.embed_tokens.weight.val());
-    let rows: Vec<&[f32]> = rows.chunks(32).collect();
-    let found: Vec<_> = table.chunks(32).map(|row| rows.iter().position(|known| *known == row).unwrap()).collect();
-    assert_eq!(found.len(), 9);
-    assert!(found.iter().any(|id| *id != found[0]), "{found:?}");
-}
-
-#[test]
-fn a_zero_prefix_is_zero_with_and_without_a_projection_and_is_no_identity() {
-    for projection in [false, true] {
-        let prefix =
-            PrefixTuning::builder().init_weights(Some("zero".to_owned())).prefix_projection(projection).build();
-        let (mut case, table) = started(&prefix.unwrap());
-        assert_eq!(table, vec![0.0; 20 * 64]);
-        let with = log_probs(&case.loaded.model, &case.encoded, &case.device);
-        case.loaded.model.virtual_tokens = None;
-        assert_ne!(with, log_probs(&case.loaded.model, &case.encoded, &case.device));
-    }
 }
 
 #[test]

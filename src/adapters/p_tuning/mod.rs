@@ -45,7 +45,7 @@ impl PTuning {
     }
 
     fn check_settings(&self) -> Result<(), SettingError> {
-        prompt_learning::check_modules(&self.modules_to_save)?;
+        super::check_modules(&self.modules_to_save)?;
         let (layers, dropout) = (self.encoder_num_layers, self.encoder_dropout);
         if !self.is_lstm() && layers != 2 {
             return Err(SettingError::rule(format!(
@@ -109,8 +109,8 @@ impl Adapter for PTuning {
         Some(config)
     }
 
-    fn trains_projector(&self) -> Option<bool> {
-        prompt_learning::trains_projector(&self.modules_to_save)
+    fn modules_to_save(&self) -> Option<&[String]> {
+        Some(&self.modules_to_save)
     }
 
     fn from_peft_config(config: &Value) -> Result<Self, AdapterError> {

@@ -38,7 +38,7 @@ const TYPE: &str = "PREFIX_TUNING";
 
 impl PrefixTuning {
     fn check_settings(&self) -> Result<(), SettingError> {
-        prompt_learning::check_modules(&self.modules_to_save)?;
+        super::check_modules(&self.modules_to_save)?;
         match self.encoder_hidden_size {
             Some(width) if !self.prefix_projection => Err(SettingError::rule(format!(
                 "`encoder_hidden_size` is {width}, but without `prefix_projection` nothing has this width; leave it out, or set \
@@ -103,8 +103,8 @@ impl Adapter for PrefixTuning {
         Some(config)
     }
 
-    fn trains_projector(&self) -> Option<bool> {
-        prompt_learning::trains_projector(&self.modules_to_save)
+    fn modules_to_save(&self) -> Option<&[String]> {
+        Some(&self.modules_to_save)
     }
 
     fn from_peft_config(config: &Value) -> Result<Self, AdapterError> {

@@ -39,7 +39,7 @@ const INITS: &[&str] = &["RANDOM", "SAMPLE_VOCAB", "TEXT"];
 
 impl PromptTuning {
     fn check_settings(&self) -> Result<(), SettingError> {
-        prompt_learning::check_modules(&self.modules_to_save)?;
+        super::check_modules(&self.modules_to_save)?;
         let reads = self.prompt_tuning_init == "TEXT";
         match &self.prompt_tuning_init_text {
             None if reads => Err(SettingError::rule(
@@ -130,8 +130,8 @@ impl Adapter for PromptTuning {
         Some(config)
     }
 
-    fn trains_projector(&self) -> Option<bool> {
-        prompt_learning::trains_projector(&self.modules_to_save)
+    fn modules_to_save(&self) -> Option<&[String]> {
+        Some(&self.modules_to_save)
     }
 
     fn from_peft_config(config: &Value) -> Result<Self, AdapterError> {

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::{Folder, encoder, record};
 use crate::data::{
-    DataError, DataKind, Dataset, Expanded, LlavaData, Overlong, Place, Row, Sample, SourceReport, TextOnly, check,
+    Check, DataError, DataKind, Dataset, Expanded, LlavaData, Overlong, Place, Row, Sample, SourceReport, TextOnly,
+    check,
 };
 use crate::example::Supervised;
 use crate::settings::{Component, Parameter};
@@ -69,7 +70,7 @@ fn sources_are_mixed_in_their_order_and_counted() {
 
     let plain = Dataset::open(LlavaData::default(), &[folder.path("b.json")], &[]).expect("a data set");
     assert_eq!(plain.source_lines(), [""; 0]);
-    let checked = check(&data, &encoder(500, Overlong::Error), false, |_| ());
+    let checked = check(&data, &encoder(500, Overlong::Error), &Check::default(), |_| ());
     assert_eq!((checked.ok, checked.ok_by_source), (11, vec![3, 2, 2, 4]));
 }
 
@@ -237,7 +238,7 @@ fn a_row_may_hold_several_records_or_none() {
     assert_eq!((data.part(1), data.place(1).line, data.place(4).line), (1, 1, 6));
     assert_eq!(data.left_out(), [("tie", 3)].into());
     assert!(data.source_lines()[0].ends_with("5 records of 6 rows; left out: 3 tie"), "{:?}", data.source_lines());
-    let checked = check(&data, &encoder(500, Overlong::Error), false, |_| ());
+    let checked = check(&data, &encoder(500, Overlong::Error), &Check::default(), |_| ());
     assert_eq!((checked.ok, checked.refused()), (3, 2));
     assert_eq!(checked.ignored_fields, [("x".to_owned(), 1)].into());
 

@@ -17,6 +17,8 @@ mod most {
 /// The configuration of [`LlamaForCausalLm`](super::LlamaForCausalLm), under Hugging Face's names.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LlamaConfig {
+    /// `llama`, `mistral` or `qwen2`.
+    pub model_type: &'static str,
     /// Rows of the token table, padding rows included.
     pub vocab_size: usize,
     /// Width of the hidden states.
@@ -53,6 +55,7 @@ pub struct LlamaConfig {
 
 /// What differs between the families where a configuration is silent.
 struct Family {
+    model_type: &'static str,
     vocab_size: usize,
     intermediate_size: usize,
     /// `None`: as many as query heads.
@@ -76,6 +79,7 @@ impl Family {
     fn of(fields: &Fields<'_>) -> Result<(Self, bool), CheckpointError> {
         let model_type = fields.string_or("model_type", "llama")?;
         let llama = Self {
+            model_type: "llama",
             vocab_size: 32_000,
             intermediate_size: 11_008,
             num_key_value_heads: None,
@@ -86,6 +90,7 @@ impl Family {
             "llama" => (llama, false),
             "mistral" => {
                 let mistral = Self {
+                    model_type: "mistral",
                     intermediate_size: 14_336,
                     num_key_value_heads: Some(8),
                     max_position_embeddings: 4096 * 32,
@@ -96,6 +101,7 @@ impl Family {
             }
             "qwen2" => {
                 let qwen2 = Self {
+                    model_type: "qwen2",
                     vocab_size: 151_936,
                     intermediate_size: 22_016,
                     num_key_value_heads: Some(32),
@@ -152,6 +158,7 @@ impl LlamaConfig {
             _ => return Err(fields.error("num_hidden_layers", &format!("at most {}", most::LAYERS))),
         };
         Ok(Self {
+            model_type: family.model_type,
             vocab_size: fields.size_or("vocab_size", family.vocab_size, most::VOCABULARY)?,
             hidden_size,
             intermediate_size: fields.size_or("intermediate_size", family.intermediate_size, most::INNER_WIDTH)?,

@@ -107,7 +107,10 @@ impl CausalLm for LlamaForCausalLm {
 
     fn head(&self) -> Tensor<2> {
         match &self.lm_head {
-            Some(head) => head.weight.val(),
+            Some(head) => match head.plain() {
+                Some(plain) => plain.weight_oi,
+                None => unreachable!("what stands on a head has a plain map"),
+            },
             None => self.embed_tokens.table(),
         }
     }
@@ -155,6 +158,14 @@ impl CausalLm for LlamaForCausalLm {
                 visit(&format!("layers.{index}.{name}"), linear);
             }
         }
+    }
+
+    fn head_mut(&mut self) -> Option<&mut Linear> {
+        self.lm_head.as_mut()
+    }
+
+    fn model_type(&self) -> &str {
+        self.config.model_type
     }
 
     fn token_table_mut(&mut self) -> &mut Embedding {

@@ -1,7 +1,7 @@
 //! The optimizer's arithmetic on raw memory: AdamW in place, and the squared norm of a gradient.
 
 use super::{
-    buffer::{TASK_ELEMENTS, dense, values},
+    buffer::{TASK_ELEMENTS, dense, rows_and_width, values},
     kernels::multiversion,
 };
 use crate::nn::{AdamWStep, AdamWTensors};
@@ -48,6 +48,21 @@ pub fn sum_of_squares<const D: usize>(tensor: &Tensor<D>) -> f64 {
     let tensor = dense(plain(tensor.clone()));
     let partial_sums: Vec<f64> = values(&tensor).par_chunks(TASK_ELEMENTS).map(squares_chunk).collect();
     partial_sums.iter().sum()
+}
+
+/// `Σⱼ xᵢⱼ²` of every row in f64, rounded to f32, the same bits for any number of threads.
+///
+/// f32, on the flex device, with or without autodiff.
+pub fn row_squares(matrix: &Tensor<2>) -> Vec<f32> {
+    let matrix = dense(plain(matrix.clone()));
+    let (rows, width) = rows_and_width(&matrix);
+    if width == 0 {
+        return vec![0.0; rows];
+    }
+    values(&matrix)
+        .par_chunks(width)
+        .map(|row| row.chunks(TASK_ELEMENTS).map(squares_chunk).sum::<f64>() as f32)
+        .collect()
 }
 
 /// The flex tensor under a tensor with or without autodiff.

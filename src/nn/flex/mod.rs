@@ -38,7 +38,7 @@ mod steps;
 mod tests;
 mod token_nll;
 
-pub use adamw::{adamw_step, sum_of_squares};
+pub use adamw::{adamw_step, row_squares, sum_of_squares};
 pub use token_nll::token_stats;
 
 use crate::nn::AttentionSpec;

@@ -4,7 +4,7 @@
 use burn::tensor::{Device, FloatDType, Tensor};
 use firebrick::adapters::{AdapterError, ChaCha8Rng, PeftContext};
 use firebrick::models::CausalLm;
-use firebrick::nn::{AdapterSlot, LinearAdapter, params};
+use firebrick::nn::{AdapterSlot, LinearAdapter, PlainMap, params};
 use firebrick::prelude::*;
 use firebrick::settings::Kind;
 use serde_json::{Value, json};
@@ -46,9 +46,9 @@ impl LinearAdapter for OutputScale {
         }
     }
 
-    fn merged(&self, weight_oi: Tensor<2>, params: &[Tensor<2>]) -> Option<Tensor<2>> {
-        let scale_o1 = params[0].clone().cast(FloatDType::from(weight_oi.dtype()));
-        Some(weight_oi * scale_o1)
+    fn merged(&self, plain: PlainMap, params: &[Tensor<2>]) -> Option<PlainMap> {
+        let scale_o1 = params[0].clone().cast(FloatDType::from(plain.weight_oi.dtype()));
+        Some(PlainMap { weight_oi: plain.weight_oi * scale_o1, ..plain })
     }
 }
 
@@ -74,7 +74,7 @@ impl Adapter for Ia3 {
             if self.targets(&format!("{prefix}{path}")) {
                 let [outputs, _] = linear.shape();
                 let scale = params::constant([outputs, 1], 1.0, device);
-                linear.adapter = Some(AdapterSlot { params: vec![scale], rule: Arc::new(OutputScale) });
+                linear.adapter = Some(AdapterSlot::new(vec![scale], Arc::new(OutputScale)));
                 attached += 1;
             }
             paths.push(path.to_owned());

@@ -25,7 +25,14 @@ fn ids(value: &Value) -> Vec<u32> {
 fn conversations_have_trls_ids() {
     let tokenizer = Tokenizer::from_dir(&model()).expect("a tokenizer");
     let template = ChatTemplate::from_dir(&model(), &tokenizer).expect("a template").expect("the checkpoint's");
-    let encoder = Encoder { tokenizer, template, image: None, max_length: 512, overlong: Overlong::Error };
+    let encoder = Encoder {
+        tokenizer,
+        template,
+        image: None,
+        max_length: 512,
+        overlong: Overlong::Error,
+        options: Default::default(),
+    };
     for form in ["implicit_prompt", "turns_in_the_answer"] {
         let fixture = &fixture()["forms"][form];
         let sample = read(&PreferenceData::default(), &fixture["record"]);
@@ -33,10 +40,10 @@ fn conversations_have_trls_ids() {
         let prompt = ids(&fixture["dpo"]["prompt"]);
         for (row, side) in rows.iter().zip(["chosen", "rejected"]) {
             let answer = ids(&fixture["dpo"][side]);
-            assert_eq!(row.input_ids, [prompt.clone(), answer.clone()].concat(), "{form}, {side}");
+            assert_eq!(row.text.input_ids, [prompt.clone(), answer.clone()].concat(), "{form}, {side}");
             // Nothing of the prompt is learned. Of the answer TRL learns all, the user's turns in it, too.
-            let learned = row.supervised.iter().filter(|learned| **learned).count();
-            assert!(row.supervised[..prompt.len()].iter().all(|learned| !learned), "{form}, {side}");
+            let learned = row.text.supervised.iter().filter(|learned| **learned).count();
+            assert!(row.text.supervised[..prompt.len()].iter().all(|learned| !learned), "{form}, {side}");
             let whole = form == "implicit_prompt" || side == "rejected";
             assert_eq!(learned == answer.len(), whole, "{form}, {side}: {learned} of {}", answer.len());
         }
