@@ -3,6 +3,7 @@
 use super::RecipeError;
 use crate::nn::{Linear, params};
 use crate::objectives::{Head, Level};
+use crate::text::Tokenizer;
 use burn::tensor::Device;
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -73,7 +74,25 @@ pub(super) fn fresh(head: Head, width: usize, config: &Value, device: &Device) -
     score
 }
 
-/// Writes a head into the `config.json` of the model that carries it.
+/// Tokens that are there for padding, in vocabularies that do not say so.
+const PADDING: [&str; 4] = ["<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>"];
+
+/// The token that rows are padded with for transformers. A head there reads the last token that is not this one, whatever
+/// the attention mask says: it must be none that a row ends with, and so never the end of a sequence, however often it is
+/// used for padding elsewhere. `None` where the vocabulary has no such token; transformers then refuses batches instead of
+/// reading another token than was trained.
+pub(super) fn padding(config: &Value, tokenizer: &Tokenizer) -> Option<(u32, String)> {
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    let ends = match &config["eos_token_id"] {
+        Value::Array(ids) => ids.iter().filter_map(id).chain(tokenizer.eos()).collect::<Vec<u32>>(),
+        one => id(one).into_iter().chain(tokenizer.eos()).collect(),
+    };
+    let named = PADDING.iter().filter_map(|token| tokenizer.token_id(token));
+    let known = id(&config["pad_token_id"]).into_iter().chain(tokenizer.pad()).chain(named).chain(tokenizer.unk());
+    known.filter(|id| !ends.contains(id)).find_map(|id| Some((id, tokenizer.token(id)?)))
+}
+
+/// Writes a head into the `config.json` of the model that carries it, `pad` being what [`padding`] found.
 pub(super) fn write(config: &mut Value, head: Head, pad: Option<u32>) {
     let suffix = match head.level {
         Level::Sequence => SEQUENCE,
@@ -101,9 +120,7 @@ pub(super) fn write(config: &mut Value, head: Head, pad: Option<u32>) {
     if let Some(problem) = head.problem_type {
         config["problem_type"] = problem.into();
     }
-    if config["pad_token_id"].is_null() {
-        config["pad_token_id"] = pad.into();
-    }
+    config["pad_token_id"] = pad.into();
 }
 
 /// What stands beside a vision-language model with a head, for which transformers has no class.

@@ -117,8 +117,14 @@ pub fn save_model<M: LanguageModel, V: VisionEncoder, P: Projector>(
     let mut folder = DirWriter::create(dir)?;
     let mut weights = tensors(&model, layout, dtype, wanted)?;
     let mut root = typed(config(loaded, &model), dtype);
+    let mut tokenizer = loaded.tokenizer.clone();
     if let Some(head) = loaded.folder.head() {
-        head::write(&mut root, head, loaded.tokenizer.pad());
+        let pad = head::padding(&root, &tokenizer);
+        // Who pads as the tokenizer says must pad with what the head reads past.
+        if let Some((_, token)) = pad.as_ref().filter(|(id, _)| tokenizer.pad() != Some(*id)) {
+            tokenizer.set_pad(token).map_err(RecipeError::Text)?;
+        }
+        head::write(&mut root, head, pad.map(|(id, _)| id));
         if vision {
             folder.write("README.md", head::ABOUT.as_bytes())?;
         }
@@ -134,7 +140,7 @@ pub fn save_model<M: LanguageModel, V: VisionEncoder, P: Projector>(
     folder.write_json("config.json", &root)?;
     write_generation_config(&mut folder, loaded)?;
     write_processor(&mut folder, loaded)?;
-    loaded.tokenizer.save(folder.path()).map_err(RecipeError::Text)?;
+    tokenizer.save(folder.path()).map_err(RecipeError::Text)?;
     folder.commit(Manifest::Omitted)?;
     Ok(())
 }

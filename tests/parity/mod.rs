@@ -4,6 +4,7 @@
 //! `FIREBRICK_TEST_DEVICE=cpu|wgpu` picks the device; the CPU is the default.
 
 mod adapters;
+mod alignment;
 mod case;
 mod errors;
 mod forward;
