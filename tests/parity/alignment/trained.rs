@@ -12,7 +12,7 @@ use firebrick::data::{
 use firebrick::generation::Stop;
 use firebrick::objectives::{Bco, Dpo, Kto, Objective, Sft};
 use firebrick::projector::NoProjector;
-use firebrick::trainer::anchor::{Anchor, Sync};
+use firebrick::trainer::anchor::{Anchor, Others, Sync};
 use firebrick::trainer::track::Trackers;
 use firebrick::trainer::{EvalData, Plan, Signal, Train, TrainData, Trained, Trainer};
 use firebrick::vision::NoVision;
@@ -117,7 +117,7 @@ fn train<O: Objective<Signal: Signal>, K: DataKind>(
         true => Anchor::Model(moved(&device).valid(), sync),
         false => Anchor::None,
     };
-    trainer.run(plain(&device), anchor, None, &mut Trackers::default()).unwrap()
+    trainer.run(plain(&device), Others { anchor, observer: None }, None, &mut Trackers::default()).unwrap()
 }
 
 /// The rows of a phase.
