@@ -370,7 +370,10 @@ fn answered(context: &Conversation, answer: &[Message]) -> Conversation {
 pub trait Provides<S> {}
 
 impl Provides<Supervised> for Supervised {}
-impl<X: PairExtra> Provides<Pairs> for Pairs<X> {}
+// Pairs of safety are no pairs of preference: their chosen answer is the more harmful one.
+impl Provides<Pairs> for Pairs {}
+impl Provides<Pairs> for Pairs<Margin> {}
+impl Provides<Pairs> for Pairs<Scores> {}
 impl Provides<Pairs<Margin>> for Pairs<Margin> {}
 impl Provides<Pairs<Scores>> for Pairs<Scores> {}
 impl Provides<Pairs<Safety>> for Pairs<Safety> {}

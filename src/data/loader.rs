@@ -246,14 +246,26 @@ impl<K: DataKind> Worker<K> {
         Ok(loaded)
     }
 
-    /// Each context with the answer of the record before it, the first with the last one's.
+    /// Each context with the answer of the record before it, the first with the last one's. A record alone in its batch
+    /// takes that of another record of the data set.
     fn mismatched(&self, samples: &[Sample<K::Shape>], batch: &Batch) -> Result<Option<Box<Batch>>, DataError> {
         let mut rows = Vec::with_capacity(samples.len());
+        let stranger = match samples {
+            [_] => self.stranger(batch.indices[0]),
+            _ => None,
+        };
         for (i, sample) in samples.iter().enumerate() {
-            let other = &samples[(i + samples.len() - 1) % samples.len()].target;
+            let before = &samples[(i + samples.len() - 1) % samples.len()];
+            let other = &stranger.as_ref().unwrap_or(before).target;
             rows.extend(self.encoder.encode_mismatched(sample, batch.indices[i], other)?);
         }
         Ok((!rows.is_empty()).then(|| Box::new(collate(&rows, &self.settings.padding))))
+    }
+
+    /// The nearest record before this one, round the data set, that can be read.
+    fn stranger(&self, index: usize) -> Option<Sample<K::Shape>> {
+        let records = self.dataset.len();
+        (1..records).find_map(|back| self.dataset.sample((index + records - back) % records).ok())
     }
 
     /// The record, or `None` where it was skipped on account of its length.

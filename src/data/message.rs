@@ -1,7 +1,5 @@
 //! Messages with a role and content, as turbo-alignment and Hugging Face write them.
 
-mod tools;
-
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -10,8 +8,8 @@ use super::row::{self, Row};
 use super::{DataError, Place, RecordError, turns};
 use crate::text::{Message, Part, Role};
 
-pub use tools::tools;
-pub(super) use tools::written_calls;
+pub use super::tools::tools;
+pub(super) use super::tools::written_calls;
 
 const CHAT_ROLES: &str = "\"user\", \"bot\" or \"assistant\", \"system\" and \"tool\"";
 const ROLES: &str = "\"user\", \"assistant\", \"system\" or \"developer\", and \"tool\"";
@@ -164,7 +162,7 @@ impl<'place> Messages<'place> {
             if let Some(key) = thoughts {
                 message.reasoning = Some(row::string(object, key, field(key), place)?.to_owned());
             }
-            message.tool_calls = tools::calls(object, path, place)?;
+            message.tool_calls = super::tools::calls(object, path, place)?;
         }
         let optional =
             |key: &'static str| row::optional_text(object, key, field(key), place).map(|text| text.map(str::to_owned));

@@ -33,6 +33,7 @@ pub mod preflight;
 pub mod prompts;
 mod reading;
 pub mod record;
+mod responses;
 pub mod row;
 mod rows;
 pub mod safety;
@@ -46,6 +47,7 @@ pub mod steps;
 #[cfg(test)]
 mod tests;
 pub mod text;
+mod tools;
 pub mod turns;
 pub mod unpaired;
 pub mod vl_rlhf;

@@ -22,7 +22,7 @@ use crate::device::{DeviceRequest, choose};
 use crate::image::ImageProcessor;
 use crate::models::LanguageModel;
 use crate::projector::Projector;
-use crate::text::{ChatTemplate, PlainTextTemplate, TextError, Tokenizer};
+use crate::text::{ChatTemplate, PlainTextTemplate, PrefixSuffixTemplate, TextError, Tokenizer};
 use crate::vision::VisionEncoder;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -146,12 +146,15 @@ pub(super) fn named_template(name: &str, tokenizer: Option<&Tokenizer>) -> Resul
     let template = match (name, tokenizer) {
         (PlainTextTemplate::NAME, Some(tokenizer)) => Ok(ChatTemplate::plain_text(tokenizer)),
         (PlainTextTemplate::NAME, None) => Ok(ChatTemplate::PlainText(PlainTextTemplate::new("</s>"))),
+        (PrefixSuffixTemplate::CHATML, _) => Ok(ChatTemplate::PrefixSuffix(PrefixSuffixTemplate::chatml())),
         _ if is_file => ChatTemplate::prefix_suffix(Path::new(name)),
         _ => ChatTemplate::llava(name),
     };
     let advice = "; a prefix/suffix template is named by its file, FILE.json";
     template.map_err(|error| match &error {
-        TextError::UnknownTemplate { .. } => RecipeError::Usage(format!("{error}, plain_text, checkpoint{advice}")),
+        TextError::UnknownTemplate { .. } => {
+            RecipeError::Usage(format!("{error}, chatml, plain_text, checkpoint{advice}"))
+        }
         _ => RecipeError::Usage(error.to_string()),
     })
 }

@@ -168,7 +168,8 @@ impl LlavaTemplate {
         if message.role != role {
             let found = message.role;
             return Err(self.refuse(format!(
-                "message {position} is the {found}'s where the {role}'s was due; turns alternate, the user's first"
+                "message {position} is the {found}'s where the {role}'s was due; turns alternate, the user's first \
+                 (with data.template=chatml they need not)"
             )));
         }
         // `plain` throws the user's words away, so that they may be missing there.

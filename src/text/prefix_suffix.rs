@@ -63,6 +63,26 @@ impl PrefixSuffixTemplate {
         Self::parse(&path.display().to_string(), &text).map_err(malformed)
     }
 
+    /// Its name, as settings give it.
+    pub const CHATML: &str = "chatml";
+
+    /// ChatML: `<|im_start|>user\n…<|im_end|>\n` for every message, of any role and in any order.
+    pub fn chatml() -> Self {
+        let prefix = |tag: &str| format!("<|im_start|>{tag}\n");
+        Self {
+            name: Self::CHATML.into(),
+            prefixes: Arc::new(Prefixes {
+                system: Some(prefix("system")),
+                user: prefix("user"),
+                assistant: prefix("assistant"),
+                tool: Some(prefix("tool")),
+            }),
+            suffix: "<|im_end|>\n".into(),
+            image_token: IMAGE_TOKEN.into(),
+            around_image: None,
+        }
+    }
+
     /// Reads a text of the file's form, under a name for messages.
     fn parse(name: &str, text: &str) -> Result<Self, String> {
         let file: File = serde_json::from_str(text).map_err(|error| {
@@ -118,7 +138,7 @@ impl PrefixSuffixTemplate {
         self
     }
 
-    /// The file it was read from.
+    /// The file it was read from, or `chatml`.
     pub fn name(&self) -> &str {
         &self.name
     }

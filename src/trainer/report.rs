@@ -231,7 +231,9 @@ fn charts(rows: &[Map<String, Value>]) -> Vec<Chart> {
 /// What a reader looks for first comes first.
 fn rank(title: &str) -> usize {
     let first = ["accuracies", "Accuracy", "margin", "Rewards", "Logps", "Kl", "Entropy"];
-    first.iter().position(|word| title.contains(word)).unwrap_or(first.len())
+    // The reference does not change: its curves come last.
+    let constant = title.contains(" ref ") as usize;
+    first.iter().position(|word| title.contains(word)).unwrap_or(first.len()) + constant * (first.len() + 1)
 }
 
 /// Every key with a number in any row, in order of appearance.

@@ -30,11 +30,7 @@ fn configurations_of_no_adapter() {
             Case { name: "none", damage: |w| fs::remove_file(config(w)).unwrap(), says: &[FILE] },
             Case { name: "cut", damage: |w| cut(&config(w), 99), says: &[FILE] },
             Case { name: "a list", damage: |w| edit(&config(w), |c| *c = json!([1])), says: &[FILE] },
-            Case {
-                name: "another kind",
-                damage: |w| say(w, "peft_type", json!("PROMPT_TUNING")),
-                says: &[FILE, "PROMPT_TUNING"],
-            },
+            Case { name: "another kind", damage: |w| say(w, "peft_type", json!("ADALORA")), says: &[FILE, "ADALORA"] },
             Case { name: "no rank", damage: |w| say(w, "r", json!(0)), says: &[FILE, "r", "at least 1"] },
             Case { name: "a negative rank", damage: |w| say(w, "r", json!(-4)), says: &[FILE, "-4"] },
             Case { name: "a rank in words", damage: |w| say(w, "r", json!("four")), says: &[FILE, "four"] },

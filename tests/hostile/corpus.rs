@@ -2,7 +2,10 @@
 //! one, with the file, the line or row, and the reason; and never a panic.
 
 use super::files;
-use firebrick::data::{DataError, DataKind, Dataset, LlavaData, MessagesData};
+use firebrick::data::{
+    ClassificationData, DataError, DataKind, Dataset, LlavaData, MessagesData, PreferenceData, PreferenceMarginData,
+    UnpairedPreferenceData,
+};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -210,4 +213,46 @@ fn images_that_are_text() {
     let data = Dataset::open(LlavaData::default(), &[table], &[]).unwrap();
     let name = data.row(0).unwrap()["text"].as_str().unwrap().to_owned();
     assert!(name.ends_with(".png") && name.len() == 64 + 4, "{name}");
+}
+
+#[test]
+fn pairs_without_their_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = r#"{"prompt": "q", "chosen": "a", "rejected": "b"}"#;
+    let conversational = r#"{"prompt": [{"role": "user", "content": "q"}], "chosen": [{"role": "assistant", "content": "a"}], "rejected": [{"role": "assistant", "content": "b"}]}"#;
+    let rows = [
+        good,
+        conversational,
+        r#"{"prompt": "q", "rejected": "b"}"#,
+        r#"{"prompt": "q", "chosen": "a"}"#,
+        r#"{"prompt": "q", "chosen": "a", "rejected": "a"}"#,
+        r#"{"prompt": "q", "chosen": 5, "rejected": "a"}"#,
+        r#"{"prompt": "q", "chosen": "a", "rejected": ""}"#,
+        r#"{"prompt": "q", "chosen": [{"role": "judge", "content": "a"}], "rejected": "b"}"#,
+    ];
+    let outcome = Records(2, &[("missing field", 2), ("equal answers", 1), ("wrong type", 2), ("empty answer", 1)]);
+    check(&PreferenceData::default(), folder.path(), case("pairs.jsonl", lines(&rows), outcome));
+    let margins = [
+        r#"{"prompt": "q", "chosen": "a", "rejected": "b", "margin": 0.5}"#,
+        good,
+        r#"{"prompt": "q", "chosen": "a", "rejected": "b", "margin": NaN}"#,
+        r#"{"prompt": "q", "chosen": "a", "rejected": "b", "margin": "NaN"}"#,
+    ];
+    let outcome = Records(1, &[("missing field", 1), ("malformed JSON", 1), ("wrong type", 1)]);
+    check(&PreferenceMarginData::default(), folder.path(), case("margins.jsonl", lines(&margins), outcome));
+    let judged = [
+        r#"{"prompt": "q", "completion": "a", "label": true}"#,
+        r#"{"prompt": "q", "completion": "a", "label": "yes"}"#,
+        r#"{"prompt": "q", "label": true}"#,
+    ];
+    let outcome = Records(1, &[("wrong type", 1), ("missing field", 1)]);
+    check(&UnpairedPreferenceData::default(), folder.path(), case("judged.jsonl", lines(&judged), outcome));
+    let labels = [
+        r#"{"messages": [{"role": "user", "content": "q"}], "label": 1}"#,
+        r#"{"messages": [{"role": "user", "content": "q"}], "label": -1}"#,
+        r#"{"messages": [{"role": "user", "content": "q"}], "label": []}"#,
+        r#"{"messages": [{"role": "user", "content": "q"}]}"#,
+    ];
+    let outcome = Records(1, &[("wrong type", 2), ("missing field", 1)]);
+    check(&ClassificationData::default(), folder.path(), case("labels.jsonl", lines(&labels), outcome));
 }

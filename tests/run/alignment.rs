@@ -148,7 +148,7 @@ fn stored_references_give_the_same_run_and_are_refused_for_other_data() {
     close("loss");
     close("eval_loss");
     refused(
-        &place.run("dpo", "cut", &[&stored[..], &["--set", "data.max_tokens_count=40"]].concat()),
+        &place.run("dpo", "cut", &[&stored[..], &["--set", "data.single_eos=false"]].concat()),
         1,
         &["encoding", "preprocess_reference"],
     );
@@ -182,12 +182,12 @@ fn every_recipe_of_alignment_trains_a_checkpoint() {
 fn what_does_not_go_together_is_refused_before_the_weights() {
     let place = Place::new("pairs");
     for (recipe, more, code, words) in [
-        ("dpo", &["--set", "objective.loss=sigmod"][..], 1, &["objective.loss", "sigmoid"][..]),
+        ("dpo", &["--set", "objective.loss=sigmod"][..], 2, &["objective.loss", "sigmoid"][..]),
         ("dpo", &["--set", "reference.kind=none"], 2, &["compares with a reference"]),
         ("dpo", &["--set", "objective.loss=simpo", "--set", "reference.kind=frozen_copy"], 2, &["would be ignored"]),
-        ("dpo", &["--set", "reference.every=3"], 1, &["every", "synced"]),
+        ("dpo", &["--set", "reference.every=3"], 2, &["every", "synced"]),
         ("dpo", &["--set", "objective.loss=sigmoid_with_margin"], 1, &["data.jsonl:1", "no margin"]),
-        ("dpo", &["--set", "objective.gamma=1"], 1, &["gamma", "simpo"]),
+        ("dpo", &["--set", "objective.gamma=1"], 2, &["gamma", "simpo"]),
         ("dpo", &["--set", "train.metric_for_best_model=eval_wins"], 1, &["eval_wins", "eval_rewards/accuracies"]),
         ("kto", &["--set", "train.per_device_train_batch_size=1"], 2, &["per_device_train_batch_size"]),
         ("reward_model", &["--set", "train.max_new_tokens=5"], 2, &["max_new_tokens", "scores"]),

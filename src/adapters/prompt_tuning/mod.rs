@@ -165,8 +165,8 @@ mod tests {
         assert!(refused(start("TEXT")).contains("give the text"));
         assert!(refused(start("RANDOM").prompt_tuning_init_text(text())).contains("does nothing"));
         assert!(refused(start("SAMPLE_VOCAB").add_special_tokens(false)).contains("add_special_tokens"));
-        let other = PromptTuning::builder().modules_to_save(vec!["lm_head".to_owned()]);
-        assert!(refused(other).contains("`lm_head`"));
+        let other = PromptTuning::builder().modules_to_save(vec!["layers".to_owned()]);
+        assert!(refused(other).contains("`layers`"));
         start("TEXT").prompt_tuning_init_text(text()).add_special_tokens(false).build().unwrap();
     }
 

@@ -5,11 +5,10 @@ mod forms;
 use std::path::PathBuf;
 
 use self::forms::{Ask, Form, Preference, Supervision};
-use super::llava::LlavaData;
+use super::responses::{responses, which};
 use super::row::{self, Row};
-use super::safety::{responses, which};
 use super::turns::{self, sample};
-use super::{DataError, DataKind, Images, Place, Reading, Sample};
+use super::{DataError, DataKind, Images, LlavaData, Place, Reading, Sample};
 use crate::example::{Pairs, Plain, Prompts, Supervised};
 use crate::settings::Kind;
 use crate::text::Conversation;

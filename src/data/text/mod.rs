@@ -5,6 +5,8 @@ use super::row::Row;
 use super::turns::{gather, sample};
 use super::{DataError, DataKind, Images, Place, Reading, Sample, TextOnly};
 use crate::example::Supervised;
+use crate::text::Message;
+use serde_json::json;
 
 const TURNS: &str = "messages";
 
@@ -60,6 +62,14 @@ impl DataKind for MessagesData {
 
     fn reading(&self) -> Reading {
         self.common()
+    }
+
+    fn to_row(&self, sample: &Sample) -> Option<Row> {
+        let message = |m: &Message| json!({"role": m.role.as_str(), "content": m.words()});
+        let mut row = Row::new();
+        row.insert("id".into(), sample.id.clone().into());
+        row.insert(TURNS.into(), sample.conversation.messages.iter().map(message).collect());
+        Some(row)
     }
 
     fn parse(&self, row: &Row, place: &Place) -> Result<Sample, DataError> {

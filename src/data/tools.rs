@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::super::row::{self, Row};
-use super::super::{DataError, Place, RecordError};
+use super::row::{self, Row};
+use super::{DataError, Place, RecordError};
 use crate::text::ToolCall;
 
 /// The functions of the row's `tools`: a list of JSON schemas, or a string of JSON that is one, as columns of tables hold
