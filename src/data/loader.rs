@@ -84,6 +84,9 @@ pub struct Loader {
     prefetch: usize,
 }
 
+/// A record, and what it was made of.
+type Read<K> = (Example, Sample<<K as DataKind>::Shape>);
+
 struct Job {
     position: usize,
     indices: Vec<usize>,
@@ -269,7 +272,7 @@ impl<K: DataKind> Worker<K> {
     }
 
     /// The record, or `None` where it was skipped on account of its length.
-    fn encode(&self, index: usize, loaded: &mut LoadedBatch) -> Result<Option<(Example, Sample<K::Shape>)>, DataError> {
+    fn encode(&self, index: usize, loaded: &mut LoadedBatch) -> Result<Option<Read<K>>, DataError> {
         let sample = self.dataset.sample(index)?;
         let example = match self.encoder.encode(&sample, index)? {
             Outcome::Whole(example) => example,

@@ -100,15 +100,12 @@ pub(super) fn write(config: &mut Value, head: Head, pad: Option<u32>) {
     };
     let base = config["architectures"][0].as_str().unwrap_or_default();
     let stem = ["ForCausalLM", "ForConditionalGeneration", SEQUENCE, TOKEN].iter().find_map(|s| base.strip_suffix(s));
-    let stem = stem.map_or_else(
-        || match config["model_type"].as_str() {
-            Some("mistral") => "Mistral",
-            Some("qwen2") => "Qwen2",
-            Some("llava") => "Llava",
-            _ => "Llama",
-        },
-        |stem| stem,
-    );
+    let stem = stem.unwrap_or_else(|| match config["model_type"].as_str() {
+        Some("mistral") => "Mistral",
+        Some("qwen2") => "Qwen2",
+        Some("llava") => "Llava",
+        _ => "Llama",
+    });
     config["architectures"] = json!([format!("{stem}{suffix}")]);
     let names: Map<String, Value> = (0..head.outputs).map(|i| (i.to_string(), json!(format!("LABEL_{i}")))).collect();
     let ids: Map<String, Value> = (0..head.outputs).map(|i| (format!("LABEL_{i}"), json!(i))).collect();

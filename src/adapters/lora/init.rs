@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use std::f64::consts::TAU;
 use std::sync::{Arc, OnceLock};
 
+/// The values of A and of B.
+type FactorsOf = (Vec<f32>, Vec<f32>);
+
 /// PEFT's `init_lora_weights`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -55,7 +58,7 @@ impl Init {
             Self::Pissa => {
                 let principal =
                     Arc::new(Principal { linear: linear.weight.clone(), rank, scale, found: OnceLock::new() });
-                let parameter = |shape, which: fn(&(Vec<f32>, Vec<f32>)) -> &Vec<f32>| {
+                let parameter = |shape, which: fn(&FactorsOf) -> &Vec<f32>| {
                     let principal = principal.clone();
                     params::derived(shape, device, move |device| {
                         Tensor::from_data(TensorData::new(which(principal.factors()).clone(), shape), device)

@@ -97,8 +97,7 @@ fn a_row_that_cannot_be_expanded_is_one_bad_record() {
 
 #[test]
 fn other_kinds_have_one_record_in_a_row() {
-    assert!(VlFeedbackData::EXPANDS);
-    assert!(!LlavaData::EXPANDS);
+    const { assert!(VlFeedbackData::EXPANDS && !LlavaData::EXPANDS) };
     let row = object(&json!({"conversations": []}));
     assert_eq!(count(&LlavaData::default(), Ok(row.clone()), &place()).0, 1);
     assert_eq!(nth(&LlavaData::default(), row.clone(), 0, &place()).expect("the row"), row);

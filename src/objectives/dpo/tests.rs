@@ -11,13 +11,14 @@ fn value_gradient_and_extremes() {
     let smoothed = Dpo { beta: 0.5, label_smoothing: 0.25, ..Dpo::default() };
     held_to(&smoothed, |pairs| mean(pairs, |p| 0.75 * logistic(0.5 * p.h()) + 0.25 * logistic(-0.5 * p.h())));
     // h = 0: log 2; h = 20 at β = 0.1: −log σ(2).
-    close(of(&Dpo::default(), pair(-1.0, -1.0, -1.0, -1.0)), 0.693_147_18, 1e-6, "no difference");
+    close(of(&Dpo::default(), pair(-1.0, -1.0, -1.0, -1.0)), std::f64::consts::LN_2, 1e-6, "no difference");
     close(of(&Dpo::default(), pair(-1.0, -21.0, -1.0, -1.0)), 0.126_928_01, 1e-6, "twenty nats apart");
 }
 
 #[test]
 fn divergences_stand_in_for_the_log_ratio() {
-    let scores: [(Divergence, Option<f64>, fn(f64) -> f64); 6] = [
+    type Score = fn(f64) -> f64;
+    let scores: [(Divergence, Option<f64>, Score); 6] = [
         (Divergence::ForwardKl, None, |x| 1.0 - (-x).exp()),
         (Divergence::JsDivergence, None, |x| std::f64::consts::LN_2 - logistic(x)),
         (Divergence::AlphaDivergence, None, |x| ((-0.5 * x).exp() - 1.0) / -0.5),
@@ -80,7 +81,7 @@ fn weights_are_the_likelihood_of_both_answers() {
     let step = StepTotals { examples: 1, tokens: vec![3, 2], training: true };
     let loss = objective.loss(inputs, &step, &mut State::default());
     // Mean over the tokens of log p − log Σp²: (−0.5 − 1 − 1.5)/3 = −1 and (0 − 2)/2 = −1.
-    close(value(&loss), (-2.0_f64).exp() * logistic(0.1 * -1.0), 1e-6, "the weighted loss");
+    close(value(&loss), (-2.0_f64).exp() * logistic(-0.1), 1e-6, "the weighted loss");
     close(metric(&loss.metrics, "rewards/margins"), -0.1, 1e-6, "rewards are not weighted");
 }
 

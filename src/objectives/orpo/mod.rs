@@ -116,7 +116,7 @@ mod tests {
         held_to(&weighted, |pairs| mean(pairs, |p| 2.0 * logistic(0.5 * difference(p)) - 0.25 * p.pw / p.nw as f64));
         // Probabilities 1/2 and 1/5: odds 1 and 1/4, ratio 4: log 2 + 0.1·log(5/4).
         let quarter = pair(0.5_f64.ln(), 0.2_f64.ln(), 0.0, 0.0);
-        close(of(&Orpo::default(), quarter), 0.693_147_18 + 0.022_314_36, 1e-6, "odds of 4");
+        close(of(&Orpo::default(), quarter), std::f64::consts::LN_2 + 0.022_314_36, 1e-6, "odds of 4");
     }
 
     #[test]

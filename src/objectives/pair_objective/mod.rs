@@ -21,6 +21,9 @@ const SHARED: [&str; 5] =
 /// Parameters of the list itself.
 const OWN: [&str; 2] = ["loss", "loss_weights"];
 
+/// A loss and its weight.
+type Weighted = (f64, Box<dyn PairLoss>);
+
 crate::component! {
     /// One loss over pairs or a weighted list of several, chosen by name when the recipe starts.
     ///
@@ -145,13 +148,13 @@ impl PairObjective {
     }
 
     /// The losses with their weights, each with the parameters it reads.
-    fn parts(&self) -> Result<Vec<(f64, Box<dyn PairLoss>)>, SettingError> {
+    fn parts(&self) -> Result<Vec<Weighted>, SettingError> {
         let given = self.set();
         let part = |(at, name): (usize, &PairLossName)| Ok((self.loss_weights.get(at), name.build(&given)?));
         self.loss.iter().enumerate().map(part).collect()
     }
 
-    fn built(&self) -> Vec<(f64, Box<dyn PairLoss>)> {
+    fn built(&self) -> Vec<Weighted> {
         self.parts().expect("the settings were checked when the recipe was assembled")
     }
 

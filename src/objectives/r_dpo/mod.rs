@@ -40,6 +40,6 @@ mod tests {
         held_to(&RDpo::default(), |pairs| mean(pairs, |p| logistic(0.1 * p.h() - 0.05 * (p.nl as f64 - p.nw as f64))));
         // β·h = 0.2, and the rejected answer is four tokens longer: 0.
         let longer = Pair { nw: 1, nl: 5, ..pair(-1.0, -3.0, -1.0, -1.0) };
-        close(of(&RDpo::default(), longer), 0.693_147_18, 1e-6, "length makes up for it");
+        close(of(&RDpo::default(), longer), std::f64::consts::LN_2, 1e-6, "length makes up for it");
     }
 }
