@@ -97,10 +97,10 @@ pub fn list<'row>(row: &'row Row, key: &str, place: &Place) -> Result<&'row [Val
     }
 }
 
-/// The image files of `row[key]`: none where it is absent or `null`, else one or a list of them (see [`image`]).
+/// The image files of `row[key]`: none where it is absent or `null`, else one or a list of them (see [`image()`]).
 ///
 /// # Errors
-/// As [`image`].
+/// As [`image()`].
 pub fn images(row: &Row, key: &str, place: &Place) -> Result<Vec<PathBuf>, DataError> {
     match given(row, key) {
         None => Ok(Vec::new()),

@@ -471,13 +471,12 @@ fn lora_plus_takes_pefts_groups_and_steps() {
 fn dropout_is_off_in_evaluation() {
     let reference = Reference::open("tuners/dropout");
     let rows = common_rows();
-    for tuner in ["dora"] {
-        let dir = fixtures().join("tuners/dropout").join(tuner);
-        let loaded = with_adapter(base(&reference, &device()), &dir, &device()).unwrap();
-        let mut largest = Largest::new(format!("dropout, {tuner}"), nats());
-        let expected = reference.json["tuners"][tuner]["loss_in_eval"].as_f64().unwrap();
-        largest.check(&tuner, scalar(loss(&loaded.model, &rows, Side::Right, &device())), expected, 1.0);
-    }
+    let tuner = "dora";
+    let dir = fixtures().join("tuners/dropout").join(tuner);
+    let loaded = with_adapter(base(&reference, &device()), &dir, &device()).unwrap();
+    let mut largest = Largest::new(format!("dropout, {tuner}"), nats());
+    let expected = reference.json["tuners"][tuner]["loss_in_eval"].as_f64().unwrap();
+    largest.check(&tuner, scalar(loss(&loaded.model, &rows, Side::Right, &device())), expected, 1.0);
 }
 
 #[test]
