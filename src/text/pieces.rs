@@ -10,12 +10,16 @@
 //!   what lies on both sides. Each byte must have a token, or what is unknown on both sides might be fused.
 //!
 //! In front of a piece that begins with a space none is added, so that a piece does not depend on being first, either.
+//!
+//! Another cut is in front of added tokens, which are taken out of a text before all else: where none of them can begin
+//! inside another one, those that are found from left to right are all that there are.
 
 use super::{TextError, Token};
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use tokenizers::{ModelWrapper, Tokenizer as Backend};
 
@@ -37,9 +41,44 @@ const PATTERNS: [&str; 2] = [
 pub(super) struct Pieces {
     shards: Arc<[RwLock<Shard>]>,
     hasher: RandomState,
+    added: Arc<Added>,
 }
 
-type Shard = HashMap<u64, (Box<str>, Box<[Token]>), BuildHasherDefault<Hashed>>;
+/// The added tokens that a text may be cut in front of.
+#[derive(Default)]
+struct Added {
+    /// The byte that they all begin with, and that none has elsewhere.
+    first: u8,
+    tokens: Vec<String>,
+}
+
+impl Added {
+    /// None where they begin in several ways, or could overlap.
+    fn of(backend: &Backend) -> Self {
+        let added = backend.get_added_vocabulary().get_added_tokens_decoder().values();
+        let tokens: Vec<String> = added.map(|token| token.content.clone()).filter(|text| !text.is_empty()).collect();
+        let Some(&first) = tokens.first().and_then(|text| text.as_bytes().first()) else { return Self::default() };
+        let once =
+            |text: &String| text.as_bytes()[0] == first && text.bytes().filter(|&byte| byte == first).count() == 1;
+        // A normalizer might make such a token of other characters, or take it for another.
+        let sure = first.is_ascii_punctuation() && backend.get_normalizer().is_none() && tokens.iter().all(once);
+        if sure { Self { first, tokens } } else { Self::default() }
+    }
+
+    fn begins(&self, text: &str) -> bool {
+        self.tokens.iter().any(|token| text.starts_with(token.as_str()))
+    }
+}
+
+type Shard = HashMap<u64, Known, BuildHasherDefault<Hashed>>;
+
+/// A piece that was met.
+struct Known {
+    text: Box<str>,
+    tokens: Box<[Token]>,
+    /// Whether it was met again since the shard was last full.
+    again: AtomicBool,
+}
 
 impl fmt::Debug for Pieces {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -69,7 +108,11 @@ impl Pieces {
     /// `None` for a tokenizer whose texts must not be cut.
     pub(super) fn of(backend: &Backend) -> Option<Self> {
         let empty = || (0..SHARDS).map(|_| RwLock::default()).collect();
-        may_be_cut(backend).then(|| Self { shards: empty(), hasher: RandomState::new() })
+        may_be_cut(backend).then(|| Self {
+            shards: empty(),
+            hasher: RandomState::new(),
+            added: Arc::new(Added::of(backend)),
+        })
     }
 
     /// The tokens of a text.
@@ -78,7 +121,7 @@ impl Pieces {
         let mut unknown: Vec<Range<usize>> = Vec::new();
         let mut from = 0;
         while from < text.len() {
-            let piece = from..next_cut(text, from);
+            let piece = from..self.next_cut(text, from);
             from = piece.end;
             let known = self.with(&text[piece.clone()], |known| {
                 // Pieces in front of it come first, and are tokenized in one go.
@@ -99,6 +142,26 @@ impl Pieces {
         }
         self.learn(backend, text, &mut unknown, &mut tokens)?;
         Ok(tokens)
+    }
+
+    /// Where the piece that begins at `from` ends: in front of a space that follows neither white space nor `▁`, or of an
+    /// added token.
+    fn next_cut(&self, text: &str, from: usize) -> usize {
+        let first = self.added.first;
+        let may_be_cut = |byte: &u8| *byte == b' ' || (*byte == first && !self.added.tokens.is_empty());
+        let mut at = from + 1;
+        while let Some(next) = text.as_bytes().get(at..).and_then(|rest| rest.iter().position(may_be_cut)) {
+            at += next;
+            let found = match text.as_bytes()[at] {
+                b' ' => text[from..at].chars().next_back().is_some_and(|c| !c.is_whitespace() && c != '▁'),
+                _ => self.added.begins(&text[at..]),
+            };
+            if found {
+                return at;
+            }
+            at += 1;
+        }
+        text.len()
     }
 
     /// Pieces that are kept at most.
@@ -123,7 +186,11 @@ impl Pieces {
         }
         let hash = self.hasher.hash_one(piece);
         let shard = self.shard(hash).read().ok()?;
-        shard.get(&hash).filter(|(text, _)| **text == *piece).map(|(_, tokens)| then(tokens))
+        let known = shard.get(&hash).filter(|known| *known.text == *piece)?;
+        if !known.again.load(Ordering::Relaxed) {
+            known.again.store(true, Ordering::Relaxed);
+        }
+        Some(then(&known.tokens))
     }
 
     /// Tokenizes pieces that follow each other and keeps their tokens.
@@ -156,11 +223,14 @@ impl Pieces {
         // Whoever panicked with the lock left a whole table behind, but nothing hangs on what is kept.
         let Ok(mut shard) = self.shard(hash).write() else { return };
         if shard.len() >= PIECES_PER_SHARD {
-            // What is frequent soon is here again, and what was so in other texts is not.
-            shard.clear();
+            shard.retain(|_, known| std::mem::take(known.again.get_mut()));
+            if shard.len() > PIECES_PER_SHARD / 2 {
+                shard.clear();
+            }
         }
         let moved = |token: &Token| Token { id: token.id, start: token.start - offset, end: token.end - offset };
-        shard.insert(hash, (piece.into(), tokens.iter().map(moved).collect()));
+        let tokens = tokens.iter().map(moved).collect();
+        shard.insert(hash, Known { text: piece.into(), tokens, again: AtomicBool::new(false) });
     }
 }
 
@@ -177,21 +247,6 @@ fn extend(tokens: &mut Vec<Token>, piece: &[Token], offset: usize) {
         start: token.start + offset,
         end: token.end + offset,
     }));
-}
-
-/// Where the piece that begins at `from` ends: in front of a space that follows neither white space nor `▁`.
-fn next_cut(text: &str, from: usize) -> usize {
-    let bytes = text.as_bytes();
-    let mut at = from + 1;
-    while let Some(space) = bytes.get(at..).and_then(|rest| rest.iter().position(|&byte| byte == b' ')) {
-        at += space;
-        let before = text[from..at].chars().next_back();
-        if before.is_some_and(|c| !c.is_whitespace() && c != '▁') {
-            return at;
-        }
-        at += 1;
-    }
-    text.len()
 }
 
 fn may_be_cut(backend: &Backend) -> bool {

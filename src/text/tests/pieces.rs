@@ -42,6 +42,9 @@ fn may_be_cut() -> Vec<Backend> {
         bytes(|_| {}),
         bytes(|json| json["normalizer"] = json!({"type": "NFC"})),
         with_pattern(LLAMA_3),
+        // Tokens that overlap: the first that is found hides the other.
+        bytes(|json| json["added_tokens"][1]["content"] = json!("cat</")),
+        bytes(|json| json["added_tokens"][1]["content"] = json!("<|im")),
         with_pattern(&LLAMA_3.replace("{1,3}", "")),
     ];
     for scheme in ["first", "always", "never"] {
@@ -52,7 +55,7 @@ fn may_be_cut() -> Vec<Backend> {
 
 fn texts() -> impl Strategy<Value = String> {
     const SPACES: [&str; 9] = [" ", "  ", "\n", "\r\n", "\t", "\u{a0}", "\u{2003}", "▁", "▁ "];
-    const WORDS: [&str; 18] = [
+    const WORDS: [&str; 20] = [
         "a",
         "the",
         "is",
@@ -69,6 +72,8 @@ fn texts() -> impl Strategy<Value = String> {
         "</s>",
         "<|im_end|>",
         "<image>",
+        "<|im",
+        "<s>",
         "<",
         "\0",
     ];
