@@ -236,6 +236,9 @@ impl JinjaTemplate {
 
     /// Where the generation prompt ends, if only white space lies between it and `start`; else `start`.
     fn header_end(&self, before: &[Value], chat: &Chat, text: &str, start: usize) -> usize {
+        if !text[..start].ends_with(is_blank) {
+            return start;
+        }
         // A template may refuse to begin with the assistant; the block is then all there is to go by.
         let Ok(prompt) = self.run(before, chat, true) else { return start };
         let between = text.strip_prefix(prompt.text.as_str()).and_then(|_| text.get(prompt.text.len()..start));
@@ -253,7 +256,7 @@ impl JinjaTemplate {
     }
 
     fn chat_of(&self, conversation: &Conversation) -> Result<Chat, TextError> {
-        let variables = Json::Object((*self.variables).clone()).to_string();
+        let variables = serde_json::to_string(&*self.variables).unwrap_or_default();
         Chat::new(conversation, self.parts, &self.image_token, &[&self.source, &variables])
             .ok_or_else(|| self.inexpressible("its text uses up Unicode's characters for private use"))
     }
@@ -309,6 +312,11 @@ impl JinjaTemplate {
     fn no_spans(&self, reason: String) -> TextError {
         TextError::NoSpans { template: self.name.to_string(), reason }
     }
+}
+
+/// Whether Python's `strip` takes the character away.
+fn is_blank(c: char) -> bool {
+    python_strip(c.encode_utf8(&mut [0; 4])).is_empty()
 }
 
 /// The places of the generation blocks.

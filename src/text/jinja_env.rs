@@ -2,6 +2,7 @@
 
 use super::jinja::{date, filters, json, methods, python};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value, escape_formatter, syntax::SyntaxConfig};
+use std::borrow::Cow;
 use std::time::SystemTime;
 
 /// The name under which a template's source is stored.
@@ -43,11 +44,11 @@ fn print(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error
 pub(super) const GENERATION: &str = "__generation_block";
 
 /// A generation block's text between the two marks of this rendering.
-fn between_marks(state: &State, text: String) -> String {
-    let marks = state.lookup(GENERATION).and_then(|marks| marks.as_str().map(str::to_owned)).unwrap_or_default();
-    let mut marks = marks.chars();
-    let (open, close) = (marks.next(), marks.next());
-    open.into_iter().chain(text.chars()).chain(close).collect()
+fn between_marks(state: &State, text: Cow<'_, str>) -> String {
+    let marks = state.lookup(GENERATION);
+    let marks = marks.as_ref().and_then(Value::as_str).unwrap_or_default();
+    let close = marks.char_indices().nth(1).map_or(marks.len(), |(at, _)| at);
+    [&marks[..close], &text, &marks[close..]].concat()
 }
 
 /// A JSON value as Jinja sees it.

@@ -23,6 +23,7 @@ mod generation_tags;
 mod jinja;
 mod jinja_env;
 mod llava;
+mod pieces;
 mod plain_text;
 mod prefix_suffix;
 pub mod sentencepiece;

@@ -2,6 +2,7 @@
 
 mod jinja;
 mod llava;
+mod pieces;
 mod special;
 
 use super::*;

@@ -1,5 +1,6 @@
 //! A Hugging Face tokenizer folder: token ids with byte offsets, special tokens, saving.
 
+use super::pieces::{self, Pieces};
 use super::sentencepiece::{self, MergeOrder};
 use super::tokenizer_files::{TokenizerFiles, token_text};
 use super::{SpecialRole, TextError, TextStream};
@@ -31,6 +32,8 @@ pub struct Token {
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     backend: Arc<Backend>,
+    /// Tokens of frequent words, where the tokenizer allows it.
+    pieces: Option<Pieces>,
     files: Arc<TokenizerFiles>,
     outer: Outer,
     roles: Roles,
@@ -110,7 +113,8 @@ impl Tokenizer {
         let adds_bos = roles.bos.is_some() && (first == roles.bos || asked);
         backend.with_post_processor(None::<PostProcessorWrapper>);
         let vocab_size = vocab_size(&backend);
-        Ok(Self { backend: Arc::new(backend), files: Arc::new(files), outer, roles, adds_bos, vocab_size })
+        let pieces = Pieces::of(&backend);
+        Ok(Self { backend: Arc::new(backend), pieces, files: Arc::new(files), outer, roles, adds_bos, vocab_size })
     }
 
     /// Writes the files that were read, with the tokens added since, so that `AutoTokenizer.from_pretrained` of
@@ -211,6 +215,7 @@ impl Tokenizer {
             }
         }
         self.vocab_size = vocab_size(backend);
+        self.pieces = Pieces::of(backend);
         Ok(new.len())
     }
 
@@ -259,9 +264,10 @@ impl Tokenizer {
     /// # Errors
     /// [`TextError::Tokenize`], for example a character outside a vocabulary that has no unknown token.
     pub fn encode(&self, text: &str) -> Result<Vec<Token>, TextError> {
-        let encoding = self.backend.encode(text, false).map_err(tokenize_error)?;
-        let tokens = encoding.get_ids().iter().zip(encoding.get_offsets());
-        Ok(tokens.map(|(&id, &(start, end))| Token { id, start, end }).collect())
+        match &self.pieces {
+            Some(pieces) => pieces.encode(&self.backend, text),
+            None => pieces::whole(&self.backend, text),
+        }
     }
 
     /// The text of these ids, special tokens left out.

@@ -34,7 +34,7 @@ impl Chat {
     ) -> Option<Self> {
         let messages = &conversation.messages;
         let plain: Vec<Json> = messages.iter().map(|message| message_json(message, parts, image_token)).collect();
-        let said = json!([plain, conversation.tools, conversation.documents]).to_string();
+        let said = serde_json::to_string(&(&plain, &conversation.tools, &conversation.documents)).ok()?;
         let written: Vec<&str> = written.iter().copied().chain([said.as_str(), image_token]).collect();
         let pieces: Vec<_> = answers(messages).iter().map(|&i| (i, 2 + messages[i].tool_calls.len())).collect();
         let markers = Markers::new(&written, &pieces)?;

@@ -81,7 +81,8 @@ impl Markers {
     ///
     /// `None` where the texts use up nearly all characters for private use.
     pub(super) fn new(written: &[&str], answers: &[(usize, usize)]) -> Option<Self> {
-        let taken: HashSet<char> = written.iter().flat_map(|text| text.chars()).filter(|&c| c >= '\u{F0000}').collect();
+        let private = written.iter().filter(|text| next_private(text, 0).is_some());
+        let taken: HashSet<char> = private.flat_map(|text| text.chars()).filter(|&c| c >= '\u{F0000}').collect();
         let mut free = private_use().filter(|c| !taken.contains(c));
         let mut pair = || free.next().zip(free.next());
         let block = pair()?;
@@ -134,14 +135,27 @@ impl Markers {
     /// Takes the marks out of a text.
     pub(super) fn unmark(&self, marked: &str) -> Marked {
         let mut out = Marked { text: String::with_capacity(marked.len()), marks: Vec::new() };
-        for c in marked.chars() {
-            match self.owners.get(&c).filter(|_| c >= '\u{F0000}') {
-                Some(&(owner, opens)) => out.marks.push(Mark { at: out.text.len(), owner, opens }),
-                None => out.text.push(c),
+        // Most of a text has no character for private use, so that all up to the next one is taken at once.
+        let (mut taken, mut from) = (0, 0);
+        while let Some(at) = next_private(marked, from) {
+            let Some(c) = marked[at..].chars().next() else { break };
+            from = at + c.len_utf8();
+            if let Some(&(owner, opens)) = self.owners.get(&c) {
+                out.text.push_str(&marked[taken..at]);
+                out.marks.push(Mark { at: out.text.len(), owner, opens });
+                taken = from;
             }
         }
+        out.text.push_str(&marked[taken..]);
         out
     }
+}
+
+/// Where, from `from` on, the next character lies that may be of plane 15 or 16.
+fn next_private(text: &str, from: usize) -> Option<usize> {
+    // U+C0000 and above begin with this byte or a higher one.
+    let bytes = &text.as_bytes()[from..];
+    bytes.iter().position(|&byte| byte >= 0xF3).map(|at| from + at)
 }
 
 /// Marks go inside the white space at both ends, which templates like to trim.
