@@ -40,8 +40,8 @@ pub use shape::{Shape, WeightType};
 #[doc(hidden)]
 pub use slots::refused;
 pub use slots::{
-    DefaultImageData, DefaultObjective, DefaultTextData, Fits, Suits, Teaches, Unwritten, check_generates, fits,
-    fits_train,
+    Anchors, DefaultImageData, DefaultObjective, DefaultTextData, Fits, Suits, Teaches, Trains, Unwritten,
+    check_generates, fits, fits_train,
 };
 pub use zoo::with_adapter;
 

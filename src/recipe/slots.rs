@@ -49,9 +49,9 @@ where
     A: Adapter,
     V: VisionEncoder,
     P: Accepts<V::Features>,
-    O: Objective<Signal: Signal>,
+    O: Trains,
     D: Feeds<V> + Teaches<O>,
-    R: Reference + Serves<O::Reference> + Beside<A>,
+    R: Reference + Anchors<O> + Beside<A>,
 {
     Fits { run: run::run_experiment }
 }
@@ -85,6 +85,24 @@ impl<D: DataKind<Media: Suits<V>> + Component, V> Feeds<V> for D {}
 impl<V> Suits<V> for Images {}
 
 impl Suits<NoVision> for TextOnly {}
+
+/// An objective that the training loop can ask a policy for; every objective over a signal of this library is one.
+///
+/// [`fits`] names no associated type of the objective itself: where a part is no objective, these would be errors of
+/// their own, on the wrong token.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an objective",
+    label = "the slot `objective` takes a training objective, for example `Sft`",
+    note = "write `objective: Sft`, or implement `firebrick::objectives::Objective` for `{Self}`"
+)]
+pub trait Trains: Objective<Signal: Signal> {}
+
+impl<O: Objective<Signal: Signal>> Trains for O {}
+
+/// A reference policy that serves objective `O`.
+pub trait Anchors<O> {}
+
+impl<O: Objective, R: Serves<O::Reference>> Anchors<O> for R {}
 
 /// A data kind whose records objective `O` learns from; every data kind is one where its shape provides the objective's.
 pub trait Teaches<O> {}
