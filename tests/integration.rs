@@ -1,7 +1,9 @@
 //! Everything that is tested through the library's public face, in one binary: burn is linked once.
 
 mod architecture;
+#[cfg(feature = "recipes")]
 mod hostile;
 mod parity;
+#[cfg(feature = "recipes")]
 mod run;
 mod ui;

@@ -44,9 +44,10 @@ pub fn training(own_data: bool, sees: bool) -> Vec<(&'static str, Value)> {
     if sees {
         settings.push(("train.eval_shuffled_images", json!(true)));
     }
-    for (part, training) in
-        [("vision_tower", made.vision_tower), ("projector", made.projector), ("language_model", made.language_model)]
-    {
+    let parts =
+        [("vision_tower", made.vision_tower), ("projector", made.projector), ("language_model", made.language_model)];
+    // A model that does not see has neither tower nor projector.
+    for (part, training) in parts.into_iter().filter(|(part, _)| sees || *part == "language_model") {
         let (key, rate) = match part {
             "vision_tower" => ("train.vision_tower", "train.vision_tower_learning_rate"),
             "projector" => ("train.projector", "train.projector_learning_rate"),

@@ -196,7 +196,11 @@ fn what_does_not_go_together_is_refused_before_the_weights() {
         refused(&place.run(recipe, "out", more), code, words);
     }
     let labels = Place::new("labels");
-    let out_of_range = labels.run("classification", "out", &["--set", "objective.num_labels=1"]);
+    let mut rows = rows("labels");
+    rows[1]["label"] = json!(2);
+    let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+    std::fs::write(labels.path("data.jsonl"), lines.join("\n")).unwrap();
+    let out_of_range = labels.run("classification", "out", &["--set", "objective.num_labels=2"]);
     refused(&out_of_range, 1, &["data.jsonl:2", "label"]);
 }
 
