@@ -289,6 +289,9 @@ pub struct Loss {
     /// The part of the step's total that this micro-batch makes up, in the unit the loss is a mean over (tokens, pairs):
     /// the weight of `value` where losses of several batches are averaged.
     pub weight: f64,
+    /// In evaluation, `value` times `weight` in f64, where the objective adds it up on the host: then it does not depend on
+    /// the size of the batches.
+    pub exact: Option<f64>,
     /// Means that are logged, in the order they are written.
     pub metrics: Vec<Metric>,
     /// What [`Objective::summarise`] is to see of this batch.
@@ -298,7 +301,7 @@ pub struct Loss {
 impl Loss {
     /// A loss with its means and nothing to summarise.
     pub fn new(value: Tensor<1>, weight: f64, metrics: Vec<Metric>) -> Self {
-        Self { value, weight, metrics, observations: Vec::new() }
+        Self { value, weight, exact: None, metrics, observations: Vec::new() }
     }
 }
 

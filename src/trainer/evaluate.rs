@@ -113,8 +113,11 @@ impl<O: Objective<Signal: Signal>, P: Policy, K: DataKind> Evaluator<'_, O, P, K
             };
             // An evaluation leaves no trace in what the objective carries from step to step.
             let batch_loss = self.objective.loss(inputs, &totals, &mut state.clone());
-            let value: f64 = batch_loss.value.into_scalar::<f32>().into();
-            loss.add(value * batch_loss.weight, batch_loss.weight);
+            let sum = batch_loss.exact.unwrap_or_else(|| {
+                let value: f64 = batch_loss.value.into_scalar::<f32>().into();
+                value * batch_loss.weight
+            });
+            loss.add(sum, batch_loss.weight);
             for metric in observed.into_iter().chain(batch_loss.metrics) {
                 match means.iter_mut().find(|(name, _)| *name == metric.name) {
                     Some((_, mean)) => mean.add(metric.sum, metric.weight),

@@ -82,13 +82,15 @@ impl Objective for Sft {
     fn loss(&self, inputs: Inputs<'_, TokenLogProbs>, step: &StepTotals, _state: &mut State) -> Loss {
         let tokens: usize = inputs.policy.per_row.iter().sum();
         // An empty micro-batch has a sum of 0 and no gradient; the step's total is never 0, which the trainer checks.
-        let value = self.gains(&inputs.policy).sum() * (-1.0 / step.supervised_tokens().max(1) as f64);
+        let gains = self.gains(&inputs.policy);
+        let exact = (!step.training).then(|| -gains.clone().into_data().iter::<f32>().map(f64::from).sum::<f64>());
+        let value = gains.sum() * (-1.0 / step.supervised_tokens().max(1) as f64);
         let mut metrics = Vec::new();
-        if let Some(correct) = &inputs.policy.correct {
+        if let Some(correct) = inputs.policy.correct.as_ref().filter(|_| self.token_metrics) {
             metrics.push(Metric::mean("mean_token_accuracy", correct.iter().map(|&is| f64::from(is))));
         }
         metrics.extend(entropy(&inputs.policy));
-        Loss::new(value, tokens as f64, metrics)
+        Loss { exact, ..Loss::new(value, tokens as f64, metrics) }
     }
 }
 
