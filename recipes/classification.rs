@@ -15,7 +15,7 @@ fn main() -> anyhow::Result<()> {
         adapter: Lora<r: 8>,
         objective: Classification<num_labels: 6>,
         data: ClassificationData,
-        train: Train<learning_rate: 1e-4, metric_for_best_model: "eval_accuracy">,
+        train: Train<learning_rate: 1e-4>,
     }
     .main()
 }

@@ -23,6 +23,14 @@ pub trait Shape: Copy + Debug + Send + Sync + 'static {
     /// What is learned from a row.
     const LEARNS: Learns = Learns::Answers;
 
+    /// Whether every answer is there to be imitated, so that the share of its tokens that a model would have chosen says
+    /// how well it has learned.
+    const IMITATES: bool = false;
+
+    /// Whether the answer that [`shown`](Self::shown) ends with is a right one, so that a generated answer can be compared with
+    /// it.
+    const SHOWS: bool = true;
+
     /// The conversations that a model is shown, [`ROWS`](Self::ROWS) of them; what is to be learned is the assistant's
     /// turns whose `train` is set.
     fn rows(context: &Conversation, target: &Self::Target) -> Vec<Conversation>;
@@ -116,6 +124,7 @@ pub enum Supervised {}
 impl Shape for Supervised {
     type Target = ();
     const NAME: &'static str = "a conversation";
+    const IMITATES: bool = true;
     const ROWS: usize = 1;
     const PLACES: &'static [&'static str] = &["answer"];
 
@@ -246,6 +255,7 @@ pub struct Judged {
 impl Shape for Unpaired {
     type Target = Judged;
     const NAME: &'static str = "a judged answer";
+    const SHOWS: bool = false;
     const ROWS: usize = 1;
     const PLACES: &'static [&'static str] = &["answer"];
 

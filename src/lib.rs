@@ -34,6 +34,14 @@
 // The macros' expansions name the library by its path, inside the library too.
 extern crate self as firebrick;
 
+/// Prints a line; a reader that has gone away (`… | head`) is no reason to stop.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($words)*);
+    }};
+}
+
 pub mod adapters;
 pub mod checkpoint;
 pub mod data;

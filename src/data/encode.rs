@@ -256,11 +256,13 @@ impl Encoder {
     ) -> Result<Option<Encoded>, DataError> {
         let Some(conversation) = S::mismatched(&sample.conversation, other) else { return Ok(None) };
         let row = RowParts::new(conversation, sample.conversation.messages.len(), S::LEARNS, self.options);
-        match self.fit(&[row], &sample.place)? {
-            Outcome::Whole(rows) | Outcome::Truncated { kept: rows, .. } => {
+        // A row of no record is no record's mistake: what is too long is cut, and what cannot be had is done without.
+        let cutting = Self { overlong: Overlong::Truncate, ..self.clone() };
+        match cutting.fit(&[row], &sample.place) {
+            Ok(Outcome::Whole(rows) | Outcome::Truncated { kept: rows, .. }) => {
                 rows.into_iter().next().map(|row| self.with_pixels(sample, index, row, true)).transpose()
             }
-            Outcome::Skipped { .. } => Ok(None),
+            Ok(Outcome::Skipped { .. }) | Err(_) => Ok(None),
         }
     }
 
@@ -277,6 +279,9 @@ impl Encoder {
         let Some(last) = last else {
             return Err(DataError::NoAnswer { place: sample.place.clone(), turns: messages.len() });
         };
+        // Of several answers in a row the first: a prompt ends with somebody else's words.
+        let answers = messages[..=last].iter().rev().take_while(|message| message.role == Role::Assistant).count();
+        let last = last + 1 - answers;
         let answer = messages[last].words();
         let question = row.conversation.up_to(last);
         let prompt = self.template.render_prompt(&question).map_err(|source| text(&sample.place, source))?;

@@ -53,12 +53,16 @@ pub struct Checked {
     pub facts: Vec<Facts>,
     /// Per record, a hash of its tokens and masks; 0 for one that is not trained on.
     encodings: Vec<u64>,
+    /// Sum of the hashes of every record's images, each with its record's number.
+    images_hash: u64,
 }
 
 /// What is looked at.
 pub struct Check<'a> {
     /// Whether images are decoded whole, or their headers read.
     pub decode: bool,
+    /// Whether the bytes of images are hashed ([`Checked::images_hash`]).
+    pub hashes_images: bool,
     /// Whether what records say is kept ([`Checked::facts`]).
     pub keeps_facts: bool,
     /// Whether the objective can learn from a record that says this; the reason where it cannot.
@@ -67,7 +71,7 @@ pub struct Check<'a> {
 
 impl Default for Check<'_> {
     fn default() -> Self {
-        Self { decode: false, keeps_facts: false, accepts: &|_| Ok(()) }
+        Self { decode: false, hashes_images: false, keeps_facts: false, accepts: &|_| Ok(()) }
     }
 }
 
@@ -87,6 +91,11 @@ impl Checked {
     pub fn encoding(&self) -> String {
         let bytes: Vec<u8> = self.encodings.iter().flat_map(|hash| hash.to_le_bytes()).collect();
         Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// A hash of the bytes of all records' images, in their places; 0 where it was not asked for.
+    pub fn images_hash(&self) -> u64 {
+        self.images_hash
     }
 
     /// Per record, whether it has images.
@@ -154,6 +163,16 @@ fn check_record<K: DataKind>(
     let facts = <K::Shape as Shape>::facts(&sample.target);
     (check.accepts)(&facts).map_err(|reason| DataError::Refused { place: sample.place.clone(), reason })?;
     check_images(&sample, check.decode)?;
+    if check.hashes_images {
+        for (number, path) in sample.images.iter().enumerate() {
+            let bytes = std::fs::read(path).unwrap_or_default();
+            let mut hasher = Sha256::new();
+            hasher.update((index as u64).to_le_bytes());
+            hasher.update((number as u64).to_le_bytes());
+            hasher.update(&bytes);
+            checked.images_hash = checked.images_hash.wrapping_add(first_bits(hasher));
+        }
+    }
     match encoder.encode_text(&sample)? {
         Outcome::Whole(kept) => checked.count(&sample, &kept),
         Outcome::Truncated { kept, .. } => {
@@ -230,6 +249,7 @@ impl Checked {
         self.images += next.images;
         self.facts.extend(next.facts);
         self.encodings.extend(next.encodings);
+        self.images_hash = self.images_hash.wrapping_add(next.images_hash);
     }
 }
 
@@ -242,8 +262,11 @@ fn hash_rows(rows: &[TextRow]) -> u64 {
         let mask: Vec<u8> = row.supervised.iter().map(|&learned| u8::from(learned)).collect();
         hasher.update(mask);
     }
-    let digest = hasher.finalize();
-    digest.iter().take(8).fold(0, |hash, &byte| hash << 8 | u64::from(byte)).max(1)
+    first_bits(hasher).max(1)
+}
+
+fn first_bits(hasher: Sha256) -> u64 {
+    hasher.finalize().iter().take(8).fold(0, |hash, &byte| hash << 8 | u64::from(byte))
 }
 
 fn add<Key: Ord>(to: &mut BTreeMap<Key, usize>, from: BTreeMap<Key, usize>) {

@@ -39,11 +39,7 @@ impl SpecialTokens {
 
     /// How many rows a table of `rows` rows has to have for a tokenizer; never fewer than it has.
     pub fn table_rows(&self, tokenizer: &Tokenizer, rows: usize) -> usize {
-        let needed = tokenizer.vocab_size();
-        match needed > rows {
-            true => needed.next_multiple_of(self.pad_to_multiple_of.unwrap_or(1)),
-            false => rows,
-        }
+        tokenizer.vocab_size().max(rows).next_multiple_of(self.pad_to_multiple_of.unwrap_or(1))
     }
 
     fn wanted(&self) -> WantedTokens {

@@ -99,6 +99,9 @@ where
             )));
         }
         refuse_idle_settings(&configured.adapter, &configured.resolved, &configured.train, arguments)?;
+        if !has_vision::<V>() {
+            refuse_vision(&configured.resolved)?;
+        }
         let idle = TextOptions::from(&configured.reading).without_effect(<D::Shape as Shape>::LEARNS);
         if let Some(name) = idle.first() {
             return Err(RecipeError::Usage(format!(
@@ -174,11 +177,33 @@ pub(super) fn has_adapter<A: Adapter>() -> bool {
     TypeId::of::<A>() != TypeId::of::<NoAdapter>()
 }
 
+/// Settings of images that were typed for a recipe that sees none.
+fn refuse_vision(resolved: &Resolved) -> Result<(), RecipeError> {
+    for key in [
+        "image.aspect_ratio",
+        "image.start_end",
+        "train.vision_tower",
+        "train.vision_tower_learning_rate",
+        "train.projector",
+        "train.projector_learning_rate",
+    ] {
+        let Some(setting) = resolved.setting(key) else { continue };
+        // A run's own config.json names every setting, those without effect too.
+        let typed = matches!(setting.origin, Origin::CommandLine);
+        if typed && !setting.value.is_null() && setting.value != json!(false) {
+            return Err(RecipeError::Usage(format!(
+                "{key} would do nothing: this recipe has no vision encoder; leave it out"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Settings of generation that were typed for a model that yields scores.
 fn refuse_generation(resolved: &Resolved) -> Result<(), RecipeError> {
     for key in GENERATION_ONLY {
         let key = format!("train.{key}");
-        let typed = resolved.setting(&key).is_some_and(|s| matches!(s.origin, Origin::CommandLine | Origin::File(_)));
+        let typed = resolved.setting(&key).is_some_and(|s| matches!(s.origin, Origin::CommandLine));
         if typed {
             return Err(RecipeError::Usage(format!(
                 "{key} is about generated answers, but this recipe's model yields scores and generates none; leave it out"

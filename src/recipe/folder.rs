@@ -53,6 +53,8 @@ pub struct ModelFolder {
     pub(super) tokens: SpecialTokens,
     /// The head that yields scores which the folder has.
     own_head: Option<Head>,
+    /// Whether that head's weights lie in an adapter's folder and not in this one.
+    head_in_adapter: bool,
     /// The head that the recipe asks for, where it has a say.
     head_asked: Option<Option<Head>>,
     /// What a projector from elsewhere was trained on: fields of `config.json` that say which features.
@@ -85,6 +87,7 @@ impl ModelFolder {
             apart: fields.bool_or(APART, false)?,
             tokens: SpecialTokens::default(),
             own_head: head::of_config(config.value()),
+            head_in_adapter: false,
             head_asked: None,
             layout: match config.value()["model_type"].as_str() {
                 Some("llava") => Layout::Composed,
@@ -121,6 +124,10 @@ impl ModelFolder {
     /// # Errors
     /// [`CheckpointError`] where the adapter's `config.json` is malformed.
     pub fn beside(mut self, adapter: &Path) -> Result<Self, CheckpointError> {
+        if let Some(own) = head::of_adapter(adapter)?.filter(|_| self.own_head.is_none()) {
+            self.own_head = Some(own);
+            self.head_in_adapter = true;
+        }
         let path = adapter.join("config.json");
         let projector = PROJECTOR_FILES.iter().map(|(file, _)| adapter.join(file)).find(|file| file.is_file());
         if projector.is_some() {
@@ -176,7 +183,7 @@ impl ModelFolder {
 
     /// Whether the folder holds the head's weights.
     pub(super) fn holds_head(&self) -> bool {
-        self.own_head.is_some()
+        self.own_head.is_some() && !self.head_in_adapter
     }
 
     /// Whether the model was put together from several folders, so that none of them alone is its base.
@@ -454,6 +461,9 @@ impl ModelFolder {
         let mut text = self.text_config().value().clone();
         text["vocab_size"] = vocab_size.into();
         both_rope_forms(&mut text);
+        if self.tokens.pad_token.is_some() && text["pad_token_id"].is_null() {
+            text["pad_token_id"] = pad.into();
+        }
         let Some(tower) = tower else {
             text["dtype"] = "float32".into();
             text["torch_dtype"] = "float32".into();

@@ -1,6 +1,7 @@
 //! Heads that yield scores: what a folder's `config.json` says of them, in transformers' words.
 
 use super::RecipeError;
+use crate::checkpoint::{CheckpointError, Shards, read_json};
 use crate::nn::{Linear, params};
 use crate::objectives::{Head, Level};
 use crate::text::Tokenizer;
@@ -28,6 +29,25 @@ pub(super) fn of_config(config: &Value) -> Option<Head> {
         _ => None,
     };
     Some(Head { outputs, bias: level == Level::Token, level, problem_type })
+}
+
+/// The head that an adapter's folder holds, as PEFT saves it beside the adapter of a classifier.
+///
+/// # Errors
+/// [`CheckpointError`] where the adapter's files are damaged.
+pub(super) fn of_adapter(dir: &Path) -> Result<Option<Head>, CheckpointError> {
+    let file = dir.join("adapter_config.json");
+    if !file.is_file() || read_json(&file)?["task_type"] != "SEQ_CLS" {
+        return Ok(None);
+    }
+    let shards = Shards::open_stem(dir, "adapter_model")?;
+    let score = shards.iter().find(|view| view.name.ends_with("score.weight"));
+    Ok(score.and_then(|view| view.shape.first().copied()).map(|outputs| Head {
+        outputs,
+        bias: false,
+        level: Level::Sequence,
+        problem_type: None,
+    }))
 }
 
 /// Checks that a folder's head is the one that the recipe trains.

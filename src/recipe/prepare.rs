@@ -13,17 +13,19 @@ use crate::data::{Check, Checked, DataKind, Dataset, Encoder, LoaderSettings, Pa
 use crate::device::Chosen;
 use crate::example::{Facts, Learns, Shape};
 use crate::generation::Stop;
+use crate::image::ImageProcessor;
 use crate::models::{CausalLm, LanguageModel};
 use crate::nn::FIXED;
 use crate::objectives::Objective;
 use crate::projector::Projector;
 use crate::text::check_end_of_turn;
+use crate::trainer::anchor::AnchorPlan;
 use crate::trainer::{EvalData, Plan, Reference, Signal, Train, TrainData};
 use crate::vision::VisionEncoder;
 use crate::vlm::{Layout, Part, SCORE, module_to_save};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -55,10 +57,10 @@ pub(super) struct Prepared<M: LanguageModel, V: VisionEncoder, P: Projector, D: 
 /// What log-probabilities of a reference depend on.
 #[derive(Clone, Debug)]
 pub(super) struct Fingerprints {
-    /// Records and tokens of the training data.
-    pub train: (String, String),
+    /// Records, tokens and images of the training data.
+    pub train: [String; 3],
     /// Of the held-out data.
-    pub eval: Option<(String, String)>,
+    pub eval: Option<[String; 3]>,
 }
 
 /// Where model and data lie.
@@ -78,6 +80,8 @@ pub(super) struct Preparation<'a, M, A, V, P, O, D, R> {
     pub settings: &'a Configured<M, A, V, P, O, D, R>,
     /// Whether the model is one of the hub.
     pub remote: bool,
+    /// Whether log-probabilities are to be stored.
+    pub stores: bool,
     pub chosen: &'a Chosen,
 }
 
@@ -113,13 +117,14 @@ where
                 max_new_tokens: train.max_new_tokens,
             };
             let batch_size = train.per_device_eval_batch_size;
-            eval = Some(EvalData { dataset, encoder: encoder.clone(), batch_size, loader, stop });
+            let usable = (0..dataset.len()).filter(|&i| checked.signed_lengths[i] != 0).collect();
+            eval = Some(EvalData { dataset, usable, encoder: encoder.clone(), batch_size, loader, stop });
         }
         let mut checked = checked;
         let facts = std::mem::take(&mut checked.facts);
         let plan = self.plan(&checked);
         notes.push(describe(&plan, train));
-        println!("{}", notes[notes.len() - 1]);
+        say!("{}", notes[notes.len() - 1]);
         let left_out = left_out(&checked, &dataset);
         let inputs = self.inputs(&places, &dataset, eval.as_ref());
         let data = TrainData { dataset, encoder, loader, plan };
@@ -148,14 +153,14 @@ where
         }
         let (dataset, checked, _) = self.check("training data", &places.data, &places, &encoder)?;
         if let Some(sample) = preflight::show_sample(&dataset, &encoder, &checked) {
-            println!("{sample}");
+            say!("{sample}");
         }
-        println!("{}", describe(&self.plan(&checked), &self.settings.train));
-        println!("{}", self.memory(&opened, &checked));
+        say!("{}", describe(&self.plan(&checked), &self.settings.train));
+        say!("{}", self.memory(&opened, &checked));
         if !places.eval.is_empty() {
             self.check("held-out data", &places.eval, &places, &encoder)?;
         }
-        println!("everything that can be checked without the weights is in order");
+        say!("everything that can be checked without the weights is in order");
         Ok(())
     }
 
@@ -182,7 +187,7 @@ where
                 }
                 false => String::new(),
             };
-            println!(
+            say!(
                 "data: made {} records, {} held out, in {}{chance}",
                 making::train_records::<D>(),
                 super::made::MadeTraining::EVAL_RECORDS,
@@ -198,10 +203,10 @@ where
             if self.settings.makes_teacher(arguments) {
                 let dir = made_dir.join(TEACHER);
                 making::teacher(&dir, &self.settings.data, &texts, seed, has_vision::<V>())?;
-                println!("teacher: made a random one that is surer of itself, in {}", dir.display());
+                say!("teacher: made a random one that is surer of itself, in {}", dir.display());
             }
-            println!("model: made a small random one, in {}", places.model.display());
-            println!(
+            say!("model: made a small random one, in {}", places.model.display());
+            say!(
                 "       a random model has nothing that is worth freezing, so here, and only here, more of it is trained: see \
                  `parameters` below"
             );
@@ -225,12 +230,17 @@ where
         }
         let mut opened = Opened::of(folder, &settings.model, &settings.vision, &settings.projector, &device)?;
         if let Some(processor) = &mut opened.processor {
+            // An adapter was trained on images as its own settings make them; the user's words go before.
+            let own = self.arguments.adapter.as_ref().filter(|dir| dir.join("preprocessor_config.json").is_file());
+            if let Some(dir) = own {
+                *processor = ImageProcessor::from_dir(dir)?;
+            }
             settings.image.apply(processor);
         }
         let image_token = opened.image_token.as_ref().map(|(text, _)| text.as_str());
         let name = settings.reading.template.as_deref();
         let template = tools::template(&opened.folder, name, &opened.tokenizer, image_token)?;
-        opened.added.notes.iter().for_each(|note| println!("tokens: {note}"));
+        opened.added.notes.iter().for_each(|note| say!("tokens: {note}"));
         // Where no answer is learned, none is generated that had to end.
         if <D::Shape as Shape>::LEARNS == Learns::Answers {
             check_end_of_turn(&template, &opened.tokenizer)?;
@@ -261,13 +271,14 @@ where
         let how = Check {
             decode: self.arguments.decode,
             keeps_facts: objective.wants_facts(),
+            hashes_images: self.stores || matches!(self.settings.anchor(), AnchorPlan::Stored { .. }),
             accepts: &|facts| objective.accepts(facts),
         };
         let checked = preflight::check_records(&dataset, encoder, bad_record, &how)?;
         let mut notes = preflight::describe(label, &checked, dataset.len());
         notes.extend(dataset.source_lines().into_iter().map(|line| format!("  {line}")));
         for line in &notes {
-            println!("{line}");
+            say!("{line}");
         }
         Ok((Arc::new(dataset), checked, notes))
     }
@@ -288,9 +299,16 @@ where
     }
 
     /// What log-probabilities of these records depend on, the weights aside.
-    fn fingerprint(&self, data: &Dataset<D>, checked: &Checked, opened: &Opened<M, V, P>) -> (String, String) {
-        let images = opened.processor.as_ref().map(|processor| processor.to_json().to_string()).unwrap_or_default();
-        (data.fingerprint(), format!("{}{}", checked.encoding(), short_hash(images.as_bytes())))
+    fn fingerprint(&self, data: &Dataset<D>, checked: &Checked, opened: &Opened<M, V, P>) -> [String; 3] {
+        let settings = self.settings;
+        let mut images = Sha256::new();
+        images.update(opened.processor.as_ref().map(|processor| processor.to_json().to_string()).unwrap_or_default());
+        for part in [json!(settings.vision), json!(settings.projector), json!(settings.tokens), json!(settings.image)] {
+            images.update(part.to_string());
+        }
+        images.update(checked.images_hash().to_le_bytes());
+        let images = images.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        [data.fingerprint(), checked.encoding(), images]
     }
 
     fn plan(&self, checked: &Checked) -> Plan {
@@ -346,13 +364,19 @@ fn short_hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Name and size of each weight file of a folder: enough to notice that another model lies there, without reading it.
-fn weight_files(dir: &Path) -> BTreeMap<String, u64> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let weights = entries.filter(|entry| entry.path().extension().is_some_and(|e| e == "safetensors" || e == "bin"));
-    weights
-        .filter_map(|entry| Some((entry.file_name().into_string().ok()?, std::fs::metadata(entry.path()).ok()?.len())))
-        .collect()
+/// Name and size of each weight file of a folder, enough to notice that another model lies there, without reading it; and a
+/// hash of each small file that says how to read it.
+fn weight_files(dir: &Path) -> BTreeMap<String, Value> {
+    let describe = |entry: std::fs::DirEntry| {
+        let (name, path) = (entry.file_name().into_string().ok()?, entry.path());
+        let value = match path.extension()?.to_str()? {
+            "safetensors" | "bin" => json!(std::fs::metadata(&path).ok()?.len()),
+            "json" | "jinja" | "model" => json!(short_hash(&std::fs::read(&path).ok()?)),
+            _ => return None,
+        };
+        Some((name, value))
+    };
+    std::fs::read_dir(dir).into_iter().flatten().flatten().filter_map(describe).collect()
 }
 
 /// Records that are not trained on, by reason.

@@ -6,12 +6,12 @@ use super::opened::{Loaded, Opened, VlmOf};
 use super::prepare::Fingerprints;
 use super::{Arguments, RecipeError};
 use crate::checkpoint::hub::Wanted;
-use crate::data::{BadRecord, DataKind, Dataset, Encoder, Loader, LoaderSettings};
+use crate::data::{DataKind, Dataset, Encoder, Loader, LoaderSettings};
 use crate::example::Shape;
 use crate::models::LanguageModel;
 use crate::projector::Projector;
 use crate::text::Tokenizer;
-use crate::trainer::anchor::{AnchorPlan, Fingerprint, StoredLogProbs, StoredWriter};
+use crate::trainer::anchor::{AnchorPlan, Fingerprint, StoredError, StoredLogProbs, StoredWriter};
 use crate::trainer::progress::Progress;
 use crate::trainer::{Anchor, EvalData, Policy, TrainData};
 use crate::vision::VisionEncoder;
@@ -48,15 +48,16 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Making<'_, M, V, P> {
         Ok(match plan {
             AnchorPlan::None => Anchor::None,
             AnchorPlan::Copy { from: None } => Anchor::Model(loaded.model.valid(), None),
-            AnchorPlan::Copy { from: Some(dir) } => Anchor::Model(self.other(&dir, &loaded.tokenizer)?, None),
+            AnchorPlan::Copy { from: Some(dir) } => Anchor::Model(self.other(&dir, loaded)?, None),
             AnchorPlan::AdapterOff => Anchor::Model(loaded.model.without_adapters().valid(), None),
             AnchorPlan::Synced(sync) => Anchor::Model(loaded.model.valid(), Some(sync)),
-            AnchorPlan::Stored { path } => self.stored(&path, &loaded.folder.dir)?,
+            AnchorPlan::Stored { path } => self.stored(&path, &loaded.folder)?,
         })
     }
 
     /// Another model, which must read the same tokens.
-    pub fn other(&self, dir: &Path, tokenizer: &Tokenizer) -> Result<VlmOf<M, V, P>, RecipeError> {
+    pub fn other(&self, dir: &Path, run: &Loaded<M, V, P>) -> Result<VlmOf<M, V, P>, RecipeError> {
+        let tokenizer = &run.tokenizer;
         let dir = match dir.is_dir() {
             true => dir.to_owned(),
             false => fetch::folder(dir, Wanted::Model)?,
@@ -74,21 +75,38 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Making<'_, M, V, P> {
                 advice: "a reference policy must have the tokenizer of the model that is trained".to_owned(),
             });
         }
+        let images = |processor: &Option<crate::image::ImageProcessor>| processor.as_ref().map(|p| p.to_json());
+        let (ours, theirs) = (run.model.tokens_per_image(), opened.model.tokens_per_image());
+        if ours != theirs || images(&run.processor) != images(&opened.processor) {
+            return Err(RecipeError::Structure {
+                dir,
+                problem: format!(
+                    "sees other images than the model that is trained: {theirs} tokens an image there and {ours} here, or other \
+                     sizes, means and deviations"
+                ),
+                advice: "a model beside the one that is trained must read the same images".to_owned(),
+            });
+        }
         let loaded = opened.load(self.projector, &|_| false, self.device)?;
         Ok(loaded.model.valid())
     }
 
-    fn stored(&self, path: &Path, model: &Path) -> Result<Anchor<VlmOf<M, V, P>>, RecipeError> {
-        let weights = weights(model, self.arguments.adapter.as_deref())?;
-        let open = |part: &str, (data, encoding): &(String, String)| {
-            let (model, data, encoding) = (weights.clone(), data.clone(), encoding.clone());
-            StoredLogProbs::open(&path.join(part), &Fingerprint { model, data, encoding })
-        };
+    fn stored(&self, path: &Path, model: &ModelFolder) -> Result<Anchor<VlmOf<M, V, P>>, RecipeError> {
+        if !path.join(TRAIN).is_dir() {
+            return Err(RecipeError::Structure {
+                dir: path.to_owned(),
+                problem: "holds no log-probabilities".to_owned(),
+                advice: "reference.path takes the --output of the recipe preprocess_reference".to_owned(),
+            });
+        }
+        let weights = weights(&folders(model, self.arguments.adapter.as_deref()))?;
+        let open =
+            |part: &str, now: &[String; 3]| StoredLogProbs::open(&path.join(part), &fingerprint(weights.clone(), now));
         let train = open(TRAIN, &self.fingerprints.train)?;
-        let there = path.join(EVAL).is_dir();
         let eval = match &self.fingerprints.eval {
-            Some(now) if there => Some(open(EVAL, now)?),
-            _ => None,
+            Some(_) if !path.join(EVAL).is_dir() => return Err(StoredError::NoEvaluation.into()),
+            Some(now) => Some(open(EVAL, now)?),
+            None => None,
         };
         Ok(Anchor::Stored { train, eval })
     }
@@ -100,19 +118,35 @@ fn first_difference(a: &Tokenizer, b: &Tokenizer) -> Option<u32> {
     (0..ids).find(|&id| a.token(id) != b.token(id))
 }
 
-/// SHA-256 over the weight files of a model and its adapter.
+fn fingerprint(model: String, [data, encoding, images]: &[String; 3]) -> Fingerprint {
+    Fingerprint { model, data: data.clone(), encoding: encoding.clone(), images: images.clone() }
+}
+
+/// Every file or folder that weights come from.
+fn folders(model: &ModelFolder, adapter: Option<&Path>) -> Vec<PathBuf> {
+    let tower = model.tower.as_ref().map(|(dir, _)| dir.clone());
+    let others = tower.into_iter().chain(model.projector.clone()).chain(adapter.map(Path::to_owned));
+    std::iter::once(model.dir.clone()).chain(others).collect()
+}
+
+/// SHA-256 over the weights, and over the files that say how to read them.
 ///
 /// # Errors
 /// [`RecipeError::Io`].
-fn weights(model: &Path, adapter: Option<&Path>) -> Result<String, RecipeError> {
+fn weights(folders: &[PathBuf]) -> Result<String, RecipeError> {
+    const SAY: [&str; 2] = ["config.json", "adapter_config.json"];
     let mut whole = Sha256::new();
-    for dir in std::iter::once(model).chain(adapter) {
-        let entries = std::fs::read_dir(dir).map_err(RecipeError::io(dir))?.flatten();
-        let mut files: Vec<PathBuf> = entries
-            .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|e| e == "safetensors" || e == "bin"))
-            .collect();
-        files.sort();
+    for place in folders {
+        let mut files = vec![place.clone()];
+        if place.is_dir() {
+            let entries = std::fs::read_dir(place).map_err(RecipeError::io(place))?.flatten();
+            let wanted = |path: &PathBuf| {
+                let name = path.file_name().is_some_and(|name| SAY.iter().any(|say| name == *say));
+                name || path.extension().is_some_and(|e| e == "safetensors" || e == "bin")
+            };
+            files = entries.map(|entry| entry.path()).filter(wanted).collect();
+            files.sort();
+        }
         for path in files {
             let file = std::fs::File::open(&path).map_err(RecipeError::io(&path))?;
             // SAFETY: the map is read-only and dropped here; whoever changes the weights while they are hashed changes
@@ -133,22 +167,21 @@ fn weights(model: &Path, adapter: Option<&Path>) -> Result<String, RecipeError> 
 pub(super) fn store<P: Policy, K: DataKind>(
     dir: &Path,
     model: &P,
-    weights_of: (&Path, Option<&Path>),
+    weights_of: (&ModelFolder, Option<&Path>),
     data: (&TrainData<K>, Option<&EvalData<K>>),
     fingerprints: &Fingerprints,
     device: &Device,
 ) -> Result<(), RecipeError> {
-    let model_hash = weights(weights_of.0, weights_of.1)?;
+    let model_hash = weights(&folders(weights_of.0, weights_of.1))?;
     let (train, eval) = data;
     let mut parts =
         vec![(TRAIN, &train.dataset, &train.encoder, train.loader, train.plan.batch(), &fingerprints.train)];
     if let (Some(eval), Some(fingerprint)) = (eval, &fingerprints.eval) {
         parts.push((EVAL, &eval.dataset, &eval.encoder, eval.loader, eval.batch_size, fingerprint));
     }
-    for (part, dataset, encoder, loader, batch, (data, encoding)) in parts {
+    for (part, dataset, encoder, loader, batch, now) in parts {
         let stored = log_probs(model, dataset, encoder, loader, batch, device)?;
-        let fingerprint = Fingerprint { model: model_hash.clone(), data: data.clone(), encoding: encoding.clone() };
-        stored.write(&dir.join(part), fingerprint)?;
+        stored.write(&dir.join(part), fingerprint(model_hash.clone(), now))?;
     }
     Ok(())
 }
@@ -164,16 +197,20 @@ fn log_probs<P: Policy, K: DataKind>(
     let mut stored = StoredWriter::new(dataset.len(), K::Shape::ROWS);
     let order: Vec<usize> = (0..dataset.len()).collect();
     let batches = order.chunks(batch.max(1)).map(<[usize]>::to_vec).collect();
-    // What the run would leave out is left out here: it was told already.
-    let settings = LoaderSettings { mismatched: false, bad_record: BadRecord::Skip, ..loader };
+    let settings = LoaderSettings { mismatched: false, ..loader };
+    let mut skipped = 0;
     let progress = Progress::work(dataset.len() as u64, "computing log-probabilities");
     for loaded in Loader::new(dataset.clone(), encoder.clone(), batches, 0, settings)? {
         let loaded = loaded?;
+        skipped += loaded.skipped.len();
         progress.inc((loaded.skipped.len() + loaded.batch.as_ref().map_or(0, |b| b.examples())) as u64);
         let Some(batch) = loaded.batch else { continue };
         let scored = model.score(&batch, device);
         stored.add(&batch, scored.log_probs);
     }
     progress.finish();
+    if skipped > 0 {
+        say!("  {skipped} records left out: they have no log-probabilities here");
+    }
     Ok(stored)
 }

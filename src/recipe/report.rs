@@ -48,9 +48,10 @@ impl<D: DataKind> Samples<D> {
     /// their rows.
     pub fn choose(eval: Option<&EvalData<D>>, answers: bool) -> Self {
         let judges = TypeId::of::<D::Shape>() != TypeId::of::<Supervised>();
-        let length = eval.map_or(0, |data| data.dataset.len());
+        let usable = eval.map_or(&[][..], |data| &data.usable);
+        let length = usable.len();
         let shown = if answers || judges { SHOWN.min(length) } else { 0 };
-        let indices = (0..shown).map(|i| i * length / shown).collect();
+        let indices = (0..shown).map(|i| usable[i * length / shown]).collect();
         Self { data: eval.filter(|_| shown > 0).cloned(), indices, answers, judges }
     }
 

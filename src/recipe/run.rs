@@ -11,6 +11,7 @@ use super::{Arguments, RecipeError, adapter_file, fetch, report};
 use crate::adapters::{Adapter, Start};
 use crate::data::DataKind;
 use crate::device::{Chosen, choose};
+use crate::example::Shape;
 use crate::models::{CausalLm, LanguageModel};
 use crate::nn::{PutRows, RateGroup, TRAINED_ROWS, is_flex, params};
 use crate::objectives::Objective;
@@ -203,21 +204,22 @@ where
             return Ok(Finished::Checked);
         }
         let chosen = choose(arguments.device)?;
-        println!("device: {} ({})", chosen.name, chosen.reason);
+        say!("device: {} ({})", chosen.name, chosen.reason);
         if settings.train.bf16 && is_flex(&chosen.device) {
             return Err(RecipeError::Usage(
                 "train.bf16 is for GPUs: the CPU converts whole operands on every product and is slower with it; leave it out".to_owned(),
             ));
         }
         let (name, remote) = (self.name, self.remote);
-        let preparation = Preparation { name, arguments, settings, remote, chosen: &chosen };
+        let stores = self.task == Task::Store;
+        let preparation = Preparation { name, arguments, settings, remote, stores, chosen: &chosen };
         if arguments.dry_run {
             preparation.dry_run()?;
             return Ok(Finished::Checked);
         }
         let folder = RunFolder::open(arguments, self.name)?;
         for note in &folder.notes {
-            println!("{note}");
+            say!("{note}");
         }
         if let Err(error) = folder.check_made(arguments.model.is_some()) {
             folder.abandon();
@@ -259,11 +261,11 @@ where
                 return Err(error);
             }
         };
-        let weights_of = (loaded.folder.dir.as_path(), self.arguments.adapter.as_deref());
+        let weights_of = (&loaded.folder, self.arguments.adapter.as_deref());
         let model = loaded.model.valid();
         store(folder.dir(), &model, weights_of, (&data, eval.as_ref()), &fingerprints, &chosen.device)?;
-        println!("reference: {}", folder.dir().display());
-        println!("to train with it: --set reference.kind=stored --set reference.path={}", folder.dir().display());
+        say!("reference: {}", folder.dir().display());
+        say!("to train with it: --set reference.kind=stored --set reference.path={}", folder.dir().display());
         Ok(Finished::Stored { folder: folder.dir().to_owned() })
     }
 
@@ -278,7 +280,7 @@ where
         let settings = &self.settings;
         let Prepared { opened, data, eval, facts, fingerprints, notes, left_out, .. } = prepared;
         if folder.is_finished() {
-            println!("the run in {} is finished", folder.dir().display());
+            say!("the run in {} is finished", folder.dir().display());
             return Ok(Finished::Trained { run: folder.dir().to_owned() });
         }
         let saved_whole = settings.adapter.modules_to_save().unwrap_or_default();
@@ -326,7 +328,7 @@ where
         };
         if trained.ended == Ended::Interrupted {
             trackers.end(trained.counters.step, Status::Interrupted)?;
-            println!(
+            say!(
                 "interrupted after step {}; to continue, repeat the command with --resume --output {}",
                 trained.counters.step,
                 folder.dir().display()
@@ -359,21 +361,21 @@ where
         page.write(folder.dir(), &samples, &before, &after)?;
         trackers.end(trained.counters.step, Status::Finished)?;
         for (reason, n) in &trained.counters.skipped {
-            println!("left out {n} times in training: {reason}");
+            say!("left out {n} times in training: {reason}");
         }
         let kind = match saved {
             Saved::Adapter => "adapter",
             Saved::Model => "model",
             Saved::Projector => "projector",
         };
-        println!("{kind}: {}", folder.dir().join("final").display());
-        println!("report: {}", folder.dir().join("report.html").display());
+        say!("{kind}: {}", folder.dir().join("final").display());
+        say!("report: {}", folder.dir().join("report.html").display());
         Ok(Finished::Trained { run: folder.dir().to_owned() })
     }
 
     /// Whether the model answers, so that answers can be shown.
     fn generates(&self) -> bool {
-        <O::Signal as Signal>::GENERATES && self.settings.train.eval_generate > 0
+        <O::Signal as Signal>::GENERATES && <D::Shape as Shape>::SHOWS && self.settings.train.eval_generate > 0
     }
 
     /// The reference policy, from the model as it is now, and the model that is only logged.
@@ -397,7 +399,7 @@ where
             false => settings.anchor(),
         };
         let observer = match &settings.train.metrics_model {
-            Some(from) => Some(making.other(Path::new(from), &loaded.tokenizer)?),
+            Some(from) => Some(making.other(Path::new(from), loaded)?),
             None => None,
         };
         Ok(Others { anchor: making.anchor(plan, loaded)?, observer })
@@ -436,6 +438,13 @@ where
         if !rows.is_empty() && !settings.train.language_model.unwrap_or(false) {
             loaded.model.language_model.token_table_mut().train_rows(&rows);
             if let Some(head) = loaded.model.language_model.head_mut().filter(|_| !loaded.added.is_empty()) {
+                if head.adapter.is_some() {
+                    return Err(RecipeError::Usage(
+                        "tokens.* adds tokens whose rows of lm_head are trained, and the adapter trains other rows of it; add the \
+                         tokens in a run of its own, or leave lm_head out of adapter.trainable_token_indices"
+                            .to_owned(),
+                    ));
+                }
                 head.adapter = Some(PutRows::on(head, &loaded.added));
             }
         }
@@ -483,7 +492,7 @@ fn print_trained<M: LanguageModel, V: VisionEncoder, P: Projector>(
     }
     let total: usize = all.iter().map(|p| p.len()).sum();
     let parts = if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") };
-    println!("parameters: {total}; trained: {parts}");
+    say!("parameters: {total}; trained: {parts}");
 }
 
 /// What is said of a parameter beside the name of its part.

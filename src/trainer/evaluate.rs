@@ -21,6 +21,8 @@ use std::sync::Arc;
 pub struct EvalData<K: DataKind> {
     /// The records.
     pub dataset: Arc<Dataset<K>>,
+    /// The numbers of the records that can be used.
+    pub usable: Vec<usize>,
     /// How they become tokens.
     pub encoder: Arc<Encoder>,
     /// Records per batch.
@@ -85,8 +87,7 @@ impl<O: Objective<Signal: Signal>, P: Policy, K: DataKind> Evaluator<'_, O, P, K
     /// [`TrainError::Data`] of a record that cannot be read, unless bad records are skipped; [`TrainError::Stored`].
     pub fn run(&self, model: &P, state: &State) -> Result<Evaluation, TrainError> {
         let data = self.data;
-        let order: Vec<usize> = (0..data.dataset.len()).collect();
-        let batches: Vec<Vec<usize>> = order.chunks(data.batch_size).map(<[usize]>::to_vec).collect();
+        let batches: Vec<Vec<usize>> = data.usable.chunks(data.batch_size).map(<[usize]>::to_vec).collect();
         let loader = Loader::new(data.dataset.clone(), data.encoder.clone(), batches, 0, data.loader)?;
         let wants = Wants { correct: true, embedding_noise: 0.0, ..self.objective.wants() };
         let mut found = Evaluation::default();
@@ -127,7 +128,7 @@ impl<O: Objective<Signal: Signal>, P: Policy, K: DataKind> Evaluator<'_, O, P, K
             observations.extend(batch_loss.observations);
         }
         found.loss = loss.value();
-        found.token_accuracy = (asked > 0).then(|| hits as f64 / asked as f64);
+        found.token_accuracy = (asked > 0 && <K::Shape as Shape>::IMITATES).then(|| hits as f64 / asked as f64);
         found.metrics = means.into_iter().map(|(name, mean)| (name, mean.value())).collect();
         for difference in self.objective.differences() {
             let value = |key: &str| found.metrics.iter().find(|(name, _)| name == key).map(|(_, value)| *value);

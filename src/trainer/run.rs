@@ -14,7 +14,7 @@ use super::step::Stepping;
 use super::track::{Tracker, Trackers};
 use crate::checkpoint::{CheckpointError, run as checkpoints};
 use crate::data::{Batch, DataError, DataKind, Dataset, Encoder, LoadedBatch, Loader, LoaderSettings, Place};
-use crate::example::Facts;
+use crate::example::{Facts, Shape};
 use crate::objectives::{Objective, StepTotals};
 use crate::vlm::Part;
 use burn::tensor::Device;
@@ -401,7 +401,7 @@ impl<P: Policy, O: Objective<Signal: Signal>, K: DataKind> Running<'_, '_, P, O,
     fn evaluate(&mut self, scope: Scope) -> Result<(), TrainError> {
         let (Some(eval), Some(model)) = (&self.trainer.eval, &self.model) else { return Ok(()) };
         let generate = match (scope, self.trainer.settings.eval_generate) {
-            _ if !<O::Signal as Signal>::GENERATES => 0,
+            _ if !<O::Signal as Signal>::GENERATES || !<K::Shape as Shape>::SHOWS => 0,
             (_, 0) => 0,
             (Scope::All, _) => usize::MAX,
             (Scope::Some, some) => some,
@@ -412,7 +412,7 @@ impl<P: Policy, O: Objective<Signal: Signal>, K: DataKind> Running<'_, '_, P, O,
         let evaluator =
             Evaluator { objective: self.trainer.objective, others: &self.others, data: eval, device: &device };
         let mut found = evaluator.run(&model, &self.counters.objective)?;
-        let indices = spread(eval.dataset.len(), generate);
+        let indices: Vec<usize> = spread(eval.usable.len(), generate).into_iter().map(|at| eval.usable[at]).collect();
         let answers = answer(&model, eval, &indices, Images::Own, &device)?;
         if !answers.is_empty() {
             found.exact_match = Some(exact_match(&answers));

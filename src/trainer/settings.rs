@@ -91,7 +91,8 @@ crate::component! {
         pub save_total_limit: usize = 2 => Kind::count(),
         /// What makes a checkpoint the best: the name of any number that an evaluation logs.
         pub metric_for_best_model: String = "eval_loss".to_owned() => Kind::text(),
-        /// Whether more of it is better; left open, less of a loss, a KL or a perplexity is, and more of everything else.
+        /// Whether more of it is better; left open, less of a loss, a KL, a perplexity or an error (mse, mae) is, and more of
+        /// everything else.
         pub greater_is_better: Option<bool> = None => Kind::bool().or_none(),
         /// Folder or hub id of a third model, frozen, whose log-probabilities are logged beside the policy's
         /// (turbo-alignment's SFT model); nothing is trained with them.
@@ -114,7 +115,9 @@ impl Train {
     /// Whether more of `metric_for_best_model` is better.
     pub fn greater_is_better(&self) -> bool {
         let metric = &self.metric_for_best_model;
-        let less = metric.ends_with("loss") || metric.ends_with("kl") || metric.ends_with("perplexity");
+        let less = ["loss", "kl", "perplexity", "mse", "mae"]
+            .iter()
+            .any(|word| metric.split(['_', '/']).any(|part| part == *word));
         self.greater_is_better.unwrap_or(!less)
     }
 

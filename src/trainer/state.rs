@@ -41,6 +41,7 @@ pub struct Counters {
     /// Records left out so far, by reason.
     pub skipped: BTreeMap<String, usize>,
     /// The best evaluation so far: step and value.
+    #[serde(with = "exact_best")]
     pub best: Option<(usize, f64)>,
 }
 
@@ -65,6 +66,20 @@ impl Mean {
     /// The mean; not a number where nothing was added.
     pub fn value(&self) -> f64 {
         self.sum / self.weight
+    }
+}
+
+/// The best evaluation, its number as its bits.
+mod exact_best {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(best: &Option<(usize, f64)>, serializer: S) -> Result<S::Ok, S::Error> {
+        best.map(|(step, value)| (step, value.to_bits())).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<(usize, f64)>, D::Error> {
+        let best: Option<(usize, u64)> = Option::deserialize(deserializer)?;
+        Ok(best.map(|(step, bits)| (step, f64::from_bits(bits))))
     }
 }
 

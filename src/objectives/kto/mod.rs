@@ -7,6 +7,7 @@ use super::host::{Answers, MARGINS, host};
 use super::{Compared, Difference, Inputs, Loss, Metric, Objective, State, StepTotals, TokenLogProbs, Wants};
 use crate::example::Unpaired;
 use crate::settings::Kind;
+use burn::tensor::Tensor;
 use burn::tensor::activation::sigmoid;
 
 crate::component! {
@@ -52,8 +53,11 @@ impl Objective for Kto {
 
     fn loss(&self, inputs: Inputs<'_, TokenLogProbs>, step: &StepTotals, _state: &mut State) -> Loss {
         let answers = Answers::of(&inputs);
-        let (policy, reference) = inputs.mismatched.as_ref().expect("the objective compares mismatched pairs");
-        let kl = (policy.sums() - reference.sums()).mean().clamp_min(0.0).detach();
+        // Where no mismatched row could be had, nothing is known of the drift.
+        let kl = match &inputs.mismatched {
+            Some((policy, reference)) => (policy.sums() - reference.sums()).mean().clamp_min(0.0).detach(),
+            None => Tensor::zeros([1], &answers.ratios.device()),
+        };
         let signs = answers.choose(self.beta, -self.beta);
         // 1 − σ(x) is σ(−x), which keeps its digits where it is small.
         let losses = sigmoid((kl.clone() - answers.ratios.clone()) * signs);

@@ -55,7 +55,7 @@ impl Combine {
             seed: self.seed,
         };
         combine(&folders, &self.weights, &how, &self.output)?;
-        println!("{}", self.output.display());
+        say!("{}", self.output.display());
         Ok(())
     }
 }

@@ -64,6 +64,11 @@ impl Tool for Convert {
         vision: V,
         projector: P,
     ) -> anyhow::Result<()> {
+        // The original code has no class for a head that yields scores.
+        let folder = match self.to {
+            Target::Original => folder.with_head(None)?,
+            _ => folder,
+        };
         super::refuse_occupied(&self.output)?;
         let device = choose(DeviceRequest::Cpu)?.device;
         let folder = match &self.vision_from {
@@ -96,7 +101,7 @@ impl Tool for Convert {
             Target::Transformers => save_model(&self.output, &loaded, self.shape)?,
             Target::Original => save_original(&self.output, &loaded, self.shape)?,
         }
-        println!("{}", self.output.display());
+        say!("{}", self.output.display());
         Ok(())
     }
 }

@@ -59,7 +59,7 @@ impl Tool for Merge {
         super::refuse_occupied(&self.output)?;
         let ready = ready(&self.common, folder, &model, &vision, &projector)?;
         save_model(&self.output, &ready.loaded, self.shape)?;
-        println!("{}", self.output.display());
+        say!("{}", self.output.display());
         Ok(())
     }
 }

@@ -75,7 +75,7 @@ impl Tool for Score {
             return Err(error);
         }
         std::fs::rename(&temporary, &self.output).map_err(RecipeError::io(&self.output))?;
-        println!("{}", self.output.display());
+        say!("{}", self.output.display());
         Ok(())
     }
 }

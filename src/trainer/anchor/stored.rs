@@ -3,6 +3,7 @@
 use crate::checkpoint::{CheckpointError, DirWriter, Dtype, Manifest, Pending, Shards, read_json, write_model};
 use crate::data::Batch;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 const ABOUT: &str = "reference.json";
@@ -16,8 +17,11 @@ pub struct Fingerprint {
     pub model: String,
     /// The records.
     pub data: String,
-    /// The tokens and masks that the records became: template, tokenizer, truncation, what is learned, image settings.
+    /// The tokens and masks that the records became: template, tokenizer, truncation, what is learned.
     pub encoding: String,
+    /// The pictures, and how they are brought to the encoder and the projector.
+    #[serde(default)]
+    pub images: String,
 }
 
 /// Stored log-probabilities that cannot be used.
@@ -26,8 +30,8 @@ pub struct Fingerprint {
 pub enum StoredError {
     /// They belong to something else.
     #[error(
-        "{path}: these log-probabilities were computed for another {part}: {part} was {stored} then and is {now} now; run the recipe \
-         preprocess_reference again with the same --model, --data and data settings"
+        "{path}: these log-probabilities were computed with other {part}: the fingerprint was {stored} then and is {now} now; run the \
+         recipe preprocess_reference again with the same --model, --data and data settings"
     )]
     Mismatch {
         /// The folder.
@@ -80,6 +84,8 @@ pub struct StoredLogProbs {
 #[derive(Serialize, Deserialize)]
 struct About {
     fingerprint: Fingerprint,
+    /// SHA-256 of the values.
+    values: String,
     records: usize,
     rows_per_record: usize,
 }
@@ -102,6 +108,7 @@ impl StoredLogProbs {
             ("model", &then.model, &now.model),
             ("data", &then.data, &now.data),
             ("encoding", &then.encoding, &now.encoding),
+            ("images", &then.images, &now.images),
         ] {
             if stored != now {
                 let short = |hash: &str| hash.chars().take(12).collect();
@@ -119,7 +126,16 @@ impl StoredLogProbs {
                 || CheckpointError::tensor(path, name, "is missing; run the recipe preprocess_reference again");
             shards.get(name).ok_or_else(missing)
         };
-        let values = held(VALUES)?.to_f32()?;
+        let values = held(VALUES)?;
+        if hash(values.bytes) != about.values {
+            return Err(CheckpointError::tensor(
+                path,
+                VALUES,
+                "was changed after it was written; run the recipe preprocess_reference again",
+            )
+            .into());
+        }
+        let values = values.to_f32()?;
         let counts = held(COUNTS)?;
         let counts = counts.bytes.chunks_exact(8).map(|b| b.try_into().map_or(0, u64::from_le_bytes) as usize);
         let mut starts = vec![0];
@@ -156,6 +172,10 @@ impl StoredLogProbs {
     }
 }
 
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Collects log-probabilities, batch by batch in any order, and writes them.
 #[derive(Debug)]
 pub struct StoredWriter {
@@ -186,12 +206,14 @@ impl StoredWriter {
     pub fn write(self, path: &Path, fingerprint: Fingerprint) -> Result<(), CheckpointError> {
         let about = About {
             fingerprint,
+            values: String::new(),
             records: self.rows.len() / self.rows_per_record.max(1),
             rows_per_record: self.rows_per_record,
         };
         let counts: Vec<u8> = self.rows.iter().flat_map(|row| (row.len() as u64).to_le_bytes()).collect();
         let values: Vec<u8> = self.rows.iter().flatten().flat_map(|value| value.to_le_bytes()).collect();
         let length = values.len() / 4;
+        let about = About { values: hash(&values), ..about };
         let tensors = vec![
             Pending::owned(VALUES.to_owned(), vec![length], Dtype::F32, values),
             Pending::owned(COUNTS.to_owned(), vec![self.rows.len()], Dtype::U64, counts),
