@@ -147,6 +147,18 @@ fn stored_references_give_the_same_run_and_are_refused_for_other_data() {
     };
     close("loss");
     close("eval_loss");
+    let values = Path::new(&place.path("reference")).join("train/model.safetensors");
+    let mut bytes = std::fs::read(&values).unwrap();
+    // The values lie before the counts or behind them: both ends are changed.
+    let (first, last) = (bytes.len() / 2, bytes.len() - 1);
+    let mut flip = || {
+        bytes[first] ^= 1;
+        bytes[last] ^= 1;
+        std::fs::write(&values, &bytes).unwrap();
+    };
+    flip();
+    refused(&place.run("dpo", "changed", &stored), 1, &["reference"]);
+    flip();
     refused(
         &place.run("dpo", "cut", &[&stored[..], &["--set", "data.single_eos=false"]].concat()),
         1,
@@ -192,6 +204,8 @@ fn what_does_not_go_together_is_refused_before_the_weights() {
         ("kto", &["--set", "train.per_device_train_batch_size=1"], 2, &["per_device_train_batch_size"]),
         ("reward_model", &["--set", "train.max_new_tokens=5"], 2, &["max_new_tokens", "scores"]),
         ("distill", &[], 2, &["reference.from"]),
+        ("dpo", &["--set", "image.start_end=true"], 2, &["image.start_end", "no vision encoder"]),
+        ("dpo", &["--set", "train.vision_tower=true"], 2, &["train.vision_tower"]),
     ] {
         refused(&place.run(recipe, "out", more), code, words);
     }
@@ -221,4 +235,41 @@ fn a_reward_model_is_what_transformers_calls_a_sequence_classifier() {
     command.args(["--device", "cpu", "--model", &format!("{}/final", place.path("out"))]);
     command.args(["--data", &place.path("data.jsonl"), "--output", &place.path("speaks")]);
     refused(&command.output().unwrap(), 1, &["1 output", "yields scores"]);
+    let mut command = program("score");
+    command.args(["--device", "cpu", "--model", &format!("{}/final", place.path("out"))]);
+    command.args(["--data", &place.path("data.jsonl"), "--output", &place.path("scores.jsonl")]);
+    refused(&command.output().unwrap(), 1, &["1 output", "yields scores"]);
+}
+
+#[test]
+fn the_adapter_of_a_reward_model_merges_with_its_head() {
+    let place = Place::new("pairs");
+    done(&place.run("reward_model", "out", &[]));
+    let adapter = format!("{}/final", place.path("out"));
+    let mut command = program("merge");
+    command.arg("--model").arg(fixture("parity/llama_text/model"));
+    command.args(["--adapter", &adapter, "--output", &place.path("merged")]);
+    done(&command.output().unwrap());
+    let config: Value = serde_json::from_slice(&place.bytes("merged", "config.json")).unwrap();
+    assert_eq!(config["architectures"][0], "LlamaForSequenceClassification");
+    // Merged or beside, it judges alike.
+    let margin = |more: &[&str], output: &str| {
+        done(&place.run("reward_model", output, &[more, &["--set", "train.eval_on_start=true"]].concat()));
+        place.metrics(output).iter().find_map(|row| row["eval_margin"].as_f64()).unwrap()
+    };
+    let beside = margin(&["--adapter", &adapter], "beside");
+    let merged = margin(&["--model", &place.path("merged")], "alone");
+    assert!((beside - merged).abs() < 1e-4, "{beside} and {merged}");
+    refused(&place.run("dpo", "words", &["--adapter", &adapter]), 1, &["1 output", "yields scores"]);
+}
+
+#[test]
+fn held_out_records_that_end_in_several_answers_are_asked_before_the_first() {
+    let place = Place::new("chat");
+    let row = json!({"messages": [
+        {"role": "user", "content": "q"}, {"role": "bot", "content": "a"}, {"role": "bot", "content": "b"}
+    ]});
+    std::fs::write(place.path("data.jsonl"), format!("{row}\n{row}")).unwrap();
+    done(&place.run("sft", "out", &["--set", "data.template=chatml", "--set", "train.eval_generate=2"]));
+    has_numbers(&place.metrics("out"), &["eval_exact_match"]);
 }
