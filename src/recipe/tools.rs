@@ -93,8 +93,6 @@ fn ready<M: LanguageModel, V: VisionEncoder, P: Projector>(
     let chosen = choose(common.device)?;
     eprintln!("device: {} ({})", chosen.name, chosen.reason);
     let device = chosen.device;
-    // What answers or gives log-probabilities needs a head that yields words.
-    let folder = folder.with_head(None)?;
     let folder = match &common.vision_from {
         Some(tower) => folder.with_tower(tower)?,
         None => folder,

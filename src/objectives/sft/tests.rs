@@ -103,7 +103,7 @@ fn the_losses_of_trl() {
         }
         let dft = settings["loss_type"] == "dft";
         let label_smoothing = if dft { 0.0 } else { setting(case, "label_smoothing_factor", 0.0) };
-        let objective = Sft { label_smoothing, dft, ..Sft::default() };
+        let objective = Sft { label_smoothing, dft, token_metrics: true, ..Sft::default() };
         let loss = objective.loss(inputs(policy.clone()), &step(total), &mut State::default());
         recorded(f64::from(loss.value.into_scalar::<f32>()), &case["loss"], &settings.to_string());
         for name in ["mean_token_accuracy", "entropy"] {

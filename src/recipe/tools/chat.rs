@@ -55,7 +55,7 @@ impl Tool for Chat {
         vision: V,
         projector: P,
     ) -> anyhow::Result<()> {
-        let ready = ready(&self.common, folder, &model, &vision, &projector)?;
+        let ready = ready(&self.common, folder.with_head(None)?, &model, &vision, &projector)?;
         // Markers in the prompt say where the images go; without any they come first.
         let mut content = split_images(&self.prompt);
         if !content.contains(&Part::Image) {
