@@ -163,7 +163,7 @@ impl Encoder {
     /// [`DataError::NoVision`], [`DataError::Text`], [`DataError::NoSupervision`], and [`DataError::Overlong`] under
     /// [`Overlong::Error`].
     pub fn encode_text<S: Shape>(&self, sample: &Sample<S>) -> Result<Outcome<Vec<TextRow>>, DataError> {
-        self.fit(&self.parts(sample), &sample.place)
+        self.fit(&self.parts(sample), self.overlong, &sample.place)
     }
 
     /// The rows of a sample as text, with the spans to learn from; of an answer in steps, its steps. Not truncated: for
@@ -243,11 +243,11 @@ impl Encoder {
         Ok(Example { rows, facts })
     }
 
-    /// The context of record `index` with the answer of another record; `None` where the shape has no such rows or the row
-    /// would not fit.
+    /// The context of record `index` with the answer of another record, cut to the length limit; `None` where the shape has
+    /// no such rows, or where this one cannot be written or cut.
     ///
     /// # Errors
-    /// As [`encode_text`](Self::encode_text), and [`DataError::Image`].
+    /// [`DataError::Image`] of the record's own images.
     pub fn encode_mismatched<S: Shape>(
         &self,
         sample: &Sample<S>,
@@ -257,8 +257,7 @@ impl Encoder {
         let Some(conversation) = S::mismatched(&sample.conversation, other) else { return Ok(None) };
         let row = RowParts::new(conversation, sample.conversation.messages.len(), S::LEARNS, self.options);
         // A row of no record is no record's mistake: what is too long is cut, and what cannot be had is done without.
-        let cutting = Self { overlong: Overlong::Truncate, ..self.clone() };
-        match cutting.fit(&[row], &sample.place) {
+        match self.fit(&[row], Overlong::Truncate, &sample.place) {
             Ok(Outcome::Whole(rows) | Outcome::Truncated { kept: rows, .. }) => {
                 rows.into_iter().next().map(|row| self.with_pixels(sample, index, row, true)).transpose()
             }

@@ -121,7 +121,7 @@ impl Media for Images {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a kind of data",
     label = "not a kind of data",
-    note = "name one that exists, such as `LlavaData` or `MessagesData`, or implement `firebrick::data::DataKind` for `{Self}`"
+    note = "name one that exists, such as `LlavaData`, `ChatData` or `PairsData`, or implement `firebrick::data::DataKind` for `{Self}`"
 )]
 pub trait DataKind: Component {
     /// What the records carry besides text: [`TextOnly`] or [`Images`].

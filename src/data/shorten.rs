@@ -17,8 +17,14 @@ use crate::example::Learns;
 use crate::text::EncodedText;
 
 impl Encoder {
-    /// Encodes the rows of one record within the length limit; the longest row decides.
-    pub(super) fn fit(&self, rows: &[RowParts], place: &Place) -> Result<Outcome<Vec<TextRow>>, DataError> {
+    /// Encodes the rows of one record within the length limit; the longest row decides. `overlong` says what is done with
+    /// more.
+    pub(super) fn fit(
+        &self,
+        rows: &[RowParts],
+        overlong: Overlong,
+        place: &Place,
+    ) -> Result<Outcome<Vec<TextRow>>, DataError> {
         let whole = rows.iter().map(|row| self.encode_row(row, &row.all(), place)).collect::<Result<Vec<_>, _>>()?;
         for (row, encoded) in rows.iter().zip(&whole) {
             if row.learns != Learns::Row && !teaches(&encoded.text.supervised) {
@@ -30,7 +36,7 @@ impl Encoder {
         if tokens <= self.max_length {
             return Ok(Outcome::Whole(whole));
         }
-        match self.overlong {
+        match overlong {
             Overlong::Truncate => Ok(self.shorten(rows, whole, tokens, place)),
             Overlong::Skip => Ok(Outcome::Skipped { reason: SkipReason::TooLong, tokens }),
             Overlong::Error => Err(DataError::Overlong { place: place.clone(), tokens, max_length: self.max_length }),
