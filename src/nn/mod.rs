@@ -16,8 +16,10 @@ mod linear;
 mod loss;
 mod norm;
 pub mod params;
+mod quant;
 mod rope;
 mod virtual_tokens;
+mod weight;
 
 pub use activation::{Activation, UnknownActivation};
 pub(crate) use adamw::row_squares;
@@ -29,8 +31,10 @@ pub use linear::{AdapterSlot, FIXED, Linear, LinearAdapter, PlainMap, RateGroup}
 pub use loss::{Spread, TokenStats, logits, mean_logits, normalizers, spread, token_log_probs, token_stats};
 pub use norm::{LayerNorm, RmsNorm};
 pub(crate) use norm::{cast_to, to_f32};
+pub use quant::{Blocks, CodeBytes, Levels, NESTED_BLOCK, QuantError, QuantFormat, Quantized, Scales};
 pub use rope::{Rope, RopeConfig, RopeScaling};
 pub use virtual_tokens::{PlainTable, PromptEncoder, PromptRule, VirtualPlace, VirtualTokens, put_in_front};
+pub use weight::{LowRank, Weight};
 
 use burn::tensor::{Device, Tensor};
 
