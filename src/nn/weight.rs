@@ -100,7 +100,8 @@ impl Weight {
         if let Some(weight) = self.kernel(&x_ni) {
             return super::flex::quantized_linear(x_ni, weight, bias_o, None);
         }
-        linear(x_ni.clone(), self.beside(&x_ni), bias_o)
+        let weight_oi = self.beside(&x_ni);
+        linear(x_ni, weight_oi, bias_o)
     }
 
     /// `x·Wᵀ + b + scale·(x·Aᵀ)·Bᵀ` in the type of `x`, the update in f32.
@@ -112,10 +113,11 @@ impl Weight {
         if super::fused(&x_ni) {
             let LowRank { a_ri: a, b_or: b, scale } = update;
             let factors = super::flex::LoraFactors { a, b, scale };
-            return match self.kernel(&x_ni) {
-                Some(weight) => super::flex::quantized_linear(x_ni, weight, bias_o, Some(factors)),
-                None => super::flex::lora_linear(x_ni.clone(), self.beside(&x_ni), bias_o, factors),
-            };
+            if let Some(weight) = self.kernel(&x_ni) {
+                return super::flex::quantized_linear(x_ni, weight, bias_o, Some(factors));
+            }
+            let weight_oi = self.beside(&x_ni);
+            return super::flex::lora_linear(x_ni, weight_oi, bias_o, factors);
         }
         let dtype = x_ni.dtype();
         let y_no = self.linear(x_ni.clone(), bias_o);

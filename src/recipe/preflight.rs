@@ -129,13 +129,20 @@ impl Memory {
     }
 }
 
-/// Estimates the memory of a step whose hidden states have `values` elements: padded tokens × width × blocks.
-pub fn memory<M: Module>(model: &M, trainable: impl Fn(&str) -> bool, values: usize, narrow: bool) -> Memory {
+/// Estimates the memory of a step whose hidden states have `values` elements: padded tokens × width × blocks. `held` gives the
+/// bytes of one parameter.
+pub fn memory<M: Module>(
+    model: &M,
+    trainable: impl Fn(&str) -> bool,
+    held: impl Fn(&ParamInfo) -> usize,
+    values: usize,
+    narrow: bool,
+) -> Memory {
     let (mut weights, mut trained) = (0, 0);
     let parameters: Vec<ParamInfo> = crate::nn::params::list(model);
     for parameter in &parameters {
         let trains = trainable(&parameter.name);
-        weights += parameter.len() * if narrow && !trains { 2 } else { 4 };
+        weights += held(parameter);
         trained += if trains { parameter.len() } else { 0 };
     }
     // Per block and token about sixteen vectors of the model's width are kept: the inputs of the norms, of the seven

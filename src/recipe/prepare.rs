@@ -16,6 +16,7 @@ use crate::generation::Stop;
 use crate::image::ImageProcessor;
 use crate::models::{CausalLm, LanguageModel};
 use crate::nn::FIXED;
+use crate::nn::params::ParamInfo;
 use crate::objectives::Objective;
 use crate::projector::Projector;
 use crate::text::check_end_of_turn;
@@ -229,6 +230,8 @@ where
             folder.wanted = Wanted::ModelWithoutWeights;
         }
         let mut opened = Opened::of(folder, &settings.model, &settings.vision, &settings.projector, &device)?;
+        let saved_whole = settings.adapter.modules_to_save().unwrap_or_default();
+        opened.quantize(&settings.quantize, &|name| trainable(name, &settings.train, saved_whole))?;
         if let Some(processor) = &mut opened.processor {
             // An adapter was trained on images as its own settings make them; the user's words go before.
             let own = self.arguments.adapter.as_ref().filter(|dir| dir.join("preprocessor_config.json").is_file());
@@ -306,6 +309,9 @@ where
         for part in [json!(settings.vision), json!(settings.projector), json!(settings.tokens), json!(settings.image)] {
             images.update(part.to_string());
         }
+        if settings.quantize.format().is_some() {
+            images.update(json!(settings.quantize).to_string());
+        }
         images.update(checked.images_hash().to_le_bytes());
         let images = images.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         [data.fingerprint(), checked.encoding(), images]
@@ -324,7 +330,11 @@ where
         let (width, layers) = (language_model.hidden_size(), language_model.num_layers());
         let saved_whole = self.settings.adapter.modules_to_save().unwrap_or_default();
         let trained = |name: &str| trainable(name, train, saved_whole);
-        let memory = preflight::memory(&opened.model, trained, tokens * width * layers, train.bf16);
+        let held = |parameter: &ParamInfo| {
+            let narrow = train.bf16 && !trained(&parameter.name);
+            opened.bytes_held(&parameter.name, &parameter.shape, narrow)
+        };
+        let memory = preflight::memory(&opened.model, trained, held, tokens * width * layers, train.bf16);
         format!(
             "memory: about {}: {} for weights, {} for gradients and moments of what is trained, {} for activations of the \
              longest batch",

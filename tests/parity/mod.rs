@@ -13,6 +13,7 @@ mod original;
 mod prompt_heads;
 mod prompt_learning;
 mod prompt_starts;
+mod quantized;
 mod round_trip;
 mod tools;
 mod tower;

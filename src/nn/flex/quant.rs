@@ -25,7 +25,10 @@ const DOT_ROWS: usize = 4;
 const ALIASING_STRIDE: usize = 256;
 const APART: usize = 16;
 
-/// Columns of a tile in [`multiply_plain`], at least.
+/// Rows of a tile in [`project_quantized`], at least, and what their number is a multiple of.
+const LEAST_ROWS: usize = 64;
+
+/// Columns of a tile in [`multiply_plain`], at least, and what their number is a multiple of.
 const LEAST_COLUMNS: usize = 128;
 
 /// `x·wᵀ` with `x[m, k]`.
@@ -40,7 +43,8 @@ pub(super) fn project_quantized(x: &[f32], weight: &Blocks, m: usize) -> Vec<f32
     let mut out = Output::new(m * n);
     let mut c = MatMut::uninit(out.as_mut(), m, n);
     let stride = if k.is_multiple_of(ALIASING_STRIDE) { k + APART } else { k };
-    let step = (TILE_ELEMENTS / stride).max(1).min(n);
+    let step = (TILE_ELEMENTS / stride / LEAST_ROWS).max(1) * LEAST_ROWS;
+    let step = step.min(n);
     with_scratch(step * stride, |scratch| {
         for first in (0..n).step_by(step) {
             let rows = step.min(n - first);
@@ -133,12 +137,7 @@ fn dequantize_into(weight: &Blocks, range: Range<usize>, out: &mut [f32]) {
 
 /// Walks the runs of one scale; `bytes` turns whole bytes of two codes into elements.
 #[inline(always)]
-fn all_runs(
-    weight: &Blocks,
-    range: Range<usize>,
-    out: &mut [f32],
-    bytes: impl Fn(&[u8], &[f32; 16], f32, &mut [f32]),
-) {
+fn all_runs(weight: &Blocks, range: Range<usize>, out: &mut [f32], bytes: impl Fn(&[u8], &[f32; 16], f32, &mut [f32])) {
     let (codes, begin) = (weight.codes(), range.start);
     match weight.format() {
         QuantFormat::Int8 => weight.runs(range, |run, scale| {

@@ -11,11 +11,7 @@ use super::{
     steps::{open, register},
 };
 use crate::nn::quant::Blocks;
-use burn::backend::{
-    Autodiff, Backend, Flex, backend_extension,
-    flex::FlexTensor,
-    tensor::FloatTensor,
-};
+use burn::backend::{Autodiff, Backend, Flex, backend_extension, flex::FlexTensor, tensor::FloatTensor};
 use burn::tensor::Shape;
 use burn_autodiff::{
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},

@@ -17,6 +17,7 @@ pub use levels::Levels;
 use burn::tensor::{Device, Tensor};
 use device::DeviceBlocks;
 use std::fmt;
+#[cfg(feature = "cpu")]
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -236,6 +237,7 @@ impl Blocks {
     }
 
     /// Calls `piece` for each run of elements in `range` that share a scale, with the run and the scale.
+    #[cfg(feature = "cpu")]
     #[inline(always)]
     pub(crate) fn runs(&self, range: Range<usize>, mut piece: impl FnMut(Range<usize>, f32)) {
         let run = match self.format {
