@@ -234,7 +234,8 @@ mod tests {
         let rope = config.table(layout.positions_of(90), &device);
         for (causal, window) in [(true, None), (true, Some(9)), (false, None)] {
             let starts = starts.clone();
-            let spec = AttentionSpec { heads: 4, kv_heads: 2, head_dim: 6, causal, starts, past: 0, window, scale: 0.4 };
+            let spec =
+                AttentionSpec { heads: 4, kv_heads: 2, head_dim: 6, causal, starts, past: 0, window, scale: 0.4 };
             let [q, k, v] = [(1, 24), (2, 12), (3, 12)].map(|(seed, width)| values(seed, width));
             let fused = attention(q.clone(), k.clone(), v.clone(), Some(&rope), &spec);
             let (q, k) = (rope.rotate(q, 4, &layout, 0), rope.rotate(k, 2, &layout, 0));

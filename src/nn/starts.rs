@@ -114,9 +114,16 @@ mod tests {
     #[test]
     fn a_segment_ends_where_the_next_begins() {
         let starts = Starts::of_rows([vec![2, 5, 6], vec![], vec![9]]);
-        for (row, index, expected) in
-            [(0, 0, 2..5), (0, 1, 2..5), (0, 4, 2..5), (0, 5, 5..6), (0, 6, 6..9), (0, 8, 6..9), (1, 3, 0..9), (2, 8, 9..9)]
-        {
+        for (row, index, expected) in [
+            (0, 0, 2..5),
+            (0, 1, 2..5),
+            (0, 4, 2..5),
+            (0, 5, 5..6),
+            (0, 6, 6..9),
+            (0, 8, 6..9),
+            (1, 3, 0..9),
+            (2, 8, 9..9),
+        ] {
             assert_eq!(starts.segment(row, index, 9), expected, "row {row}, token {index}");
         }
         assert_eq!((starts.first(0), starts.first(1), starts.first(2)), (2, 0, 9));

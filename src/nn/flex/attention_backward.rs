@@ -68,9 +68,8 @@ struct Work<'a> {
 impl Group<'_> {
     fn run(&self) {
         let (spec, width) = (&self.state.spec, self.state.spec.head_dim);
-        let ([_, t, _], [_, all, _]) = (self.state.q.dims(), self.state.k.dims());
         let Segment { row, keys, queries, .. } = self.segment;
-        let (block, s) = (BLOCK.min(queries.len()), keys.len());
+        let ([_, all, _], block, s) = (self.state.k.dims(), BLOCK.min(queries.len()), keys.len());
         with_scratch(2 * block * (s + width) + 2 * s * width, |mut scratch| {
             let mut work = Work {
                 p: take(&mut scratch, block * s),
