@@ -6,11 +6,11 @@ use serde_json::json;
 use std::path::Path;
 use std::process::Output;
 
-/// `sft` on the tiny text model and 30 chats of 1 to 73 words.
+/// `sft` on the tiny text model and 30 chats of 1 to 37 words.
 fn sft(folder: &Path, run: &Path, more: &[&str], fault: Option<(&str, String)>) -> Output {
     let data = folder.join("chats.jsonl");
     let chat = |i: usize| {
-        let question = "word ".repeat(1 + i * 7 % 10 * 8);
+        let question = "word ".repeat(1 + i * 7 % 10 * 4);
         json!({"messages": [{"role": "user", "content": question}, {"role": "bot", "content": format!("answer {i}")}]})
     };
     let lines: Vec<String> = (0..30).map(|i| chat(i).to_string()).collect();
@@ -23,7 +23,7 @@ fn sft(folder: &Path, run: &Path, more: &[&str], fault: Option<(&str, String)>) 
     }
     for set in [
         "data.template=v1",
-        "data.max_tokens_count=600",
+        "data.max_tokens_count=500",
         "train.per_device_train_batch_size=2",
         "train.num_train_epochs=2",
         "train.save_steps=2",

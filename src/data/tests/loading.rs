@@ -93,7 +93,7 @@ fn records_of_a_line_share_it_and_skipped_ones_leave_no_gap() {
         record(3, &[], &"red ".repeat(200), "yes"),
         record(4, &[], "Is it ?", "no"),
     ]));
-    let encoder = Arc::new(encoder(60, Overlong::Skip));
+    let encoder = Arc::new(encoder(100, Overlong::Skip));
     let order = vec![Lines(vec![vec![0, 1, 2], vec![3], vec![4]]), Lines(vec![vec![1, 3]])];
     for workers in [1, 3] {
         let loader =
