@@ -3,6 +3,7 @@
 
 use super::experiment::Parts;
 use super::opened::has_vision;
+use super::slots::packing_refusal;
 use super::{Arguments, ImageSettings, RecipeError, adapter_file, making};
 use crate::adapters::{Adapter, NoAdapter};
 use crate::data::{DataKind, Reading, SpecialTokens, TextOptions};
@@ -117,6 +118,9 @@ where
                 "train.metrics_model is a model whose log-probabilities are logged, but {} reads scores; leave it out",
                 O::NAME
             )));
+        }
+        if let Some(reason) = packing_refusal::<A, V, O>().filter(|_| configured.train.packing) {
+            return Err(RecipeError::Usage(format!("train.packing is true: {reason}")));
         }
         configured.check_reference(arguments)?;
         Ok(configured)
