@@ -1,11 +1,9 @@
 //! Grouped-query attention over padded batches, with and without a key-value cache.
 
 // b batch, t queries, s keys, h heads, g heads per key-value head, v key-value heads, k head width
-use super::norm::{cast_to, to_f32};
 use super::rope::Rope;
 use super::virtual_tokens::put_in_front;
-use burn::tensor::activation::softmax;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Tensor;
 use std::sync::Arc;
 
 /// Where each row of a batch begins, and how many tokens a cache already holds.
@@ -75,51 +73,20 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, rope: Option<&Rope>, 
             (rope.rotate(q, spec.heads, &layout, spec.past), rope.rotate(k, spec.kv_heads, &layout, 0))
         }
     };
-    composed(q, k, v, spec)
+    super::composed::attention(q, k, v, spec.clone())
 }
 
-fn composed(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, spec: &AttentionSpec) -> Tensor<3> {
-    let [b, t, _] = q.dims();
-    let s = k.dims()[1];
-    let (kv, hd) = (spec.kv_heads, spec.head_dim);
-    let g = spec.heads / kv;
-    let dtype = q.dtype();
-    // Heads that share keys are stacked along the query axis, so that keys and values are never repeated.
-    let q = q.reshape([b, t, kv, g, hd]).permute([0, 2, 3, 1, 4]).reshape([b, kv, g * t, hd]);
-    let k = k.reshape([b, s, kv, hd]).swap_dims(1, 2);
-    let v = v.reshape([b, s, kv, hd]).swap_dims(1, 2);
-    let mut scores = to_f32(q.matmul(k.swap_dims(2, 3))) * spec.scale;
-    if let Some(mask) = additive_mask(b, t, s, spec, &scores.device()) {
-        let mask: Tensor<5> = mask.reshape([b, 1, 1, t, s]);
-        scores = (scores.reshape([b, kv, g, t, s]) + mask).reshape([b, kv, g * t, s]);
+impl AttentionSpec {
+    /// The first key that query `i` of batch row `row` sees, were there any.
+    pub(crate) fn first_visible(&self, row: usize, i: usize) -> usize {
+        let oldest = self.window.map_or(0, |window| (self.past + i + 1).saturating_sub(window));
+        self.starts.get(row).copied().unwrap_or(0).max(oldest)
     }
-    let weights = cast_to(softmax(scores, 3), dtype);
-    weights.matmul(v).reshape([b, kv, g, t, hd]).permute([0, 3, 1, 2, 4]).reshape([b, t, spec.heads * hd])
-}
 
-/// Large enough to vanish under softmax, small enough that a fully masked row stays finite.
-const HIDDEN: f32 = -1e30;
-
-fn additive_mask(b: usize, t: usize, s: usize, spec: &AttentionSpec, device: &Device) -> Option<Tensor<3>> {
-    let starts = |row: usize| spec.starts.get(row).copied().unwrap_or(0);
-    if !spec.causal && spec.window.is_none() && (0..b).all(|row| starts(row) == 0) {
-        return None;
+    /// One past the last key that query `i` sees, of `keys` in all.
+    pub(crate) fn visible_end(&self, i: usize, keys: usize) -> usize {
+        if self.causal { keys.min(self.past + i + 1) } else { keys }
     }
-    let mut mask = vec![0f32; b * t * s];
-    for row in 0..b {
-        for i in 0..t {
-            let query = spec.past + i;
-            let end = if spec.causal { query + 1 } else { s };
-            let first = spec.window.map_or(0, |w| (query + 1).saturating_sub(w)).max(starts(row));
-            let line = &mut mask[(row * t + i) * s..][..s];
-            for (j, value) in line.iter_mut().enumerate() {
-                if j < first || j >= end {
-                    *value = HIDDEN;
-                }
-            }
-        }
-    }
-    Some(Tensor::from_data(TensorData::new(mask, [b, t, s]), device))
 }
 
 /// Keys and values of one layer, rotated already.

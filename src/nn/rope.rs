@@ -193,17 +193,16 @@ impl Rope {
     pub fn rotate(&self, x: Tensor<3>, heads: usize, layout: &SequenceLayout, first: usize) -> Tensor<3> {
         let [b, t, width] = x.dims();
         let k = width / heads;
-        let half = k / 2;
         let positions = layout.positions(b, first, t);
-        let positions = Tensor::<1, Int>::from_data(TensorData::new(positions, [b * t]), &x.device());
-        let rows =
-            super::norm::cast_to(self.table_pk.clone(), x.dtype()).select(0, positions).reshape([b, t, 1, 2 * half]);
-        let (cos, sin) = (rows.clone().narrow(3, 0, half), rows.narrow(3, half, half));
-        let x = x.reshape([b, t, heads, k]);
-        let (x1, x2) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
-        let y1 = x1.clone() * cos.clone() - x2.clone() * sin.clone();
-        let y2 = x2 * cos + x1 * sin;
-        Tensor::cat(vec![y1, y2], 3).reshape([b, t, width])
+        // Rows that count alike share one part of the table: nothing is uploaded or gathered.
+        let alike = positions.iter().enumerate().all(|(i, &position)| position as usize == first + i % t);
+        let rows = if alike {
+            self.table_pk.clone().narrow(0, first, t).unsqueeze()
+        } else {
+            let positions = Tensor::<1, Int>::from_data(TensorData::new(positions, [b * t]), &x.device());
+            self.table_pk.clone().select(0, positions).reshape([b, t, k])
+        };
+        super::composed::rotate(x, rows, heads)
     }
 }
 
