@@ -107,8 +107,10 @@ fn blocks(spec: &AttentionSpec, size: Size) -> Vec<Block> {
 impl<B: Backend> Plan<B> {
     fn new(spec: AttentionSpec, size: Size, device: &B::Device) -> Self {
         let Size { b, t, .. } = size;
-        let first: Vec<i32> =
-            (0..b).flat_map(|row| (0..t).map(move |i| (row, i))).map(|(row, i)| spec.first_visible(row, i) as i32).collect();
+        let first: Vec<i32> = (0..b)
+            .flat_map(|row| (0..t).map(move |i| (row, i)))
+            .map(|(row, i)| spec.first_visible(row, i) as i32)
+            .collect();
         let upload = first.iter().any(|&first| first > 0);
         let first_bt = upload.then(|| B::int_from_data(TensorData::new(first, [b, t]), device));
         Self { blocks: blocks(&spec, size), spec: Arc::new(spec), size, first_bt }
@@ -125,7 +127,8 @@ impl<B: Backend> Plan<B> {
         }
         let settings = get_or_init_device_settings::<B>(device);
         let (rows, n) = (block.queries.len(), block.keys.len());
-        let indices = |range: Range<usize>| B::int_arange(range.start as i64..range.end as i64, device, settings.int_dtype);
+        let indices =
+            |range: Range<usize>| B::int_arange(range.start as i64..range.end as i64, device, settings.int_dtype);
         let keys = B::int_reshape(indices(block.keys.clone()), Shape::new([1, 1, n]));
         let later = self.spec.causal.then(|| {
             let past = self.spec.past;
@@ -325,7 +328,16 @@ mod tests {
     use super::*;
 
     fn spec(causal: bool, starts: Vec<usize>, past: usize) -> AttentionSpec {
-        AttentionSpec { heads: 2, kv_heads: 1, head_dim: 4, causal, starts: starts.into(), past, window: None, scale: 0.5 }
+        AttentionSpec {
+            heads: 2,
+            kv_heads: 1,
+            head_dim: 4,
+            causal,
+            starts: starts.into(),
+            past,
+            window: None,
+            scale: 0.5,
+        }
     }
 
     #[test]

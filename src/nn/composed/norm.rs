@@ -39,11 +39,7 @@ fn mean_square_recip<B: Backend>(x: FloatTensor<B>, eps: f64) -> FloatTensor<B> 
 }
 
 /// The scale multiplies in the type of `x`, as transformers has it.
-pub(super) fn rms<B: Backend>(
-    x: FloatTensor<B>,
-    weight: FloatTensor<B>,
-    eps: f64,
-) -> (FloatTensor<B>, NormKept<B>) {
+pub(super) fn rms<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, eps: f64) -> (FloatTensor<B>, NormKept<B>) {
     let dtype = x.dtype();
     let recip = mean_square_recip::<B>(wide::<B>(x.clone()), eps);
     let y = cast::<B>(B::float_mul(wide::<B>(x.clone()), recip.clone()), dtype);
