@@ -3,8 +3,8 @@
 //! burn 0.23.0-pre.1 has two families of them. What `burn::tensor::module::attention` runs without a gradient multiplies
 //! f16 tiles whatever its arguments are, which overflows where bf16 does not, and falls back to all scores where a scale
 //! is given. What it records under autodiff, and [`ModuleOps::attention_with_logsumexp`] runs without, multiplies tiles of
-//! its arguments' own type and accumulates in f32; it is the one used here, in both cases. It takes no mask, no padding
-//! and no window, only causality; in f32 it may multiply in TF32, so it is for bf16 alone. Its choice of routine is
+//! its arguments' own type and accumulates in f32; it is the one used here, in both cases. It takes no mask, no padding,
+//! no segments and no window, only causality; in f32 it may multiply in TF32, so it is for bf16 alone. Its choice of routine is
 //! measured at run time: one of them, on GPUs with atomic additions of f32, adds the gradient of the queries up in no set
 //! order, so that its last bits differ from run to run.
 
@@ -28,7 +28,7 @@ pub(super) fn serves(q: &Tensor<3>, spec: &AttentionSpec) -> bool {
 /// Whether nothing is hidden but what causality hides. Right padding is hidden by it from every real token.
 pub(super) fn shaped_for_it(spec: &AttentionSpec) -> bool {
     // With a cache, lengths grow by one: each is a key to the measurements of another routine.
-    spec.past == 0 && spec.window.is_none() && spec.starts.iter().all(|start| *start == 0)
+    spec.past == 0 && spec.window.is_none() && (0..spec.starts.rows()).all(|row| spec.starts.of(row) == [0])
 }
 
 /// `softmax(scale·QKᵀ)·V` per head.
@@ -57,22 +57,23 @@ pub(super) fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, spec: &Attenti
 mod tests {
     use super::*;
     use burn::tensor::{Device, DeviceKind, TensorData};
-    use std::sync::Arc;
 
     #[test]
-    fn padding_on_the_left_caches_and_windows_are_not_for_it() {
+    fn padding_on_the_left_segments_caches_and_windows_are_not_for_it() {
         let plain = AttentionSpec {
             heads: 2,
             kv_heads: 1,
             head_dim: 16,
             causal: true,
-            starts: Arc::from([0, 0]),
+            starts: [0, 0].into(),
             past: 0,
             window: None,
             scale: 0.25,
         };
         assert!(shaped_for_it(&plain));
-        assert!(!shaped_for_it(&AttentionSpec { starts: Arc::from([0, 1]), ..plain.clone() }));
+        assert!(!shaped_for_it(&AttentionSpec { starts: [0, 1].into(), ..plain.clone() }));
+        let starts = crate::nn::Starts::of_rows([vec![0, 3], vec![0]]);
+        assert!(!shaped_for_it(&AttentionSpec { starts, ..plain.clone() }));
         assert!(!shaped_for_it(&AttentionSpec { past: 1, ..plain.clone() }));
         assert!(!shaped_for_it(&AttentionSpec { window: Some(4), ..plain }));
     }
@@ -107,7 +108,7 @@ mod tests {
                 kv_heads: 2,
                 head_dim: 16,
                 causal,
-                starts: Arc::from([]),
+                starts: Default::default(),
                 past: 0,
                 window: None,
                 scale: 0.25,

@@ -20,6 +20,7 @@ mod loss;
 mod norm;
 pub mod params;
 mod rope;
+mod starts;
 mod virtual_tokens;
 
 pub use activation::{Activation, UnknownActivation};
@@ -33,6 +34,7 @@ pub use loss::{Spread, TokenStats, logits, mean_logits, normalizers, spread, tok
 pub use norm::{LayerNorm, RmsNorm};
 pub(crate) use norm::{cast_to, to_f32};
 pub use rope::{Rope, RopeConfig, RopeScaling};
+pub use starts::Starts;
 pub use virtual_tokens::{PlainTable, PromptEncoder, PromptRule, VirtualPlace, VirtualTokens, put_in_front};
 
 use burn::tensor::{Device, Tensor};

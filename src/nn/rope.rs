@@ -19,7 +19,7 @@ pub enum RopeScaling {
     },
     /// A base that grows once a sequence is longer than the original context ("NTK-aware").
     ///
-    /// The length is that of the longest row of the pass. transformers keeps the largest length it has met until a short
+    /// The length is that of the longest segment of the pass. transformers keeps the largest length it has met until a short
     /// sequence comes; here a pass depends on nothing before it.
     Dynamic {
         /// Growth of the base with the length.
@@ -186,7 +186,7 @@ pub struct Rope {
 }
 
 impl Rope {
-    /// Rotates every head of `x` by its row's positions, which count from the row's first real token.
+    /// Rotates every head of `x` by its tokens' positions, which count from the beginning of their segment.
     ///
     /// # Shapes
     /// `x`: `[b, t, heads·k]`; `first` is the absolute index of its first token.

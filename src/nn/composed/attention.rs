@@ -78,6 +78,8 @@ struct Plan<B: Backend> {
     blocks: Vec<Block>,
     /// First visible key of every query, `[b, t]`; none where it is 0 everywhere.
     first_bt: Option<IntTensor<B>>,
+    /// Last visible key of every query where not causality sets it; none where it is the last of all.
+    last_bt: Option<IntTensor<B>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -94,11 +96,11 @@ fn blocks(spec: &AttentionSpec, size: Size) -> Vec<Block> {
     let rows = if skips { budget.min(ROWS.max(t.div_ceil(BLOCKS))) } else { budget };
     let block = |start: usize| {
         let queries = start..(start + rows).min(t);
-        let seen = |row: usize, i: usize| spec.first_visible(row, i)..spec.visible_end(i, s);
-        let each = || (0..b).flat_map(|row| queries.clone().map(move |i| (row, i))).map(|(row, i)| seen(row, i));
-        let end = each().map(|keys| keys.end).max().unwrap_or(s).clamp(1, s);
-        let first = each().map(|keys| keys.start).min().unwrap_or(0).min(end - 1);
-        let clear = each().all(|keys| keys.start <= first && keys.end >= end);
+        let each = || (0..b).flat_map(|row| queries.clone().map(move |i| (row, i)));
+        let seen = || each().map(|(row, i)| spec.visible(row, i, s)).filter(|keys| !keys.is_empty());
+        let end = seen().map(|keys| keys.end).max().unwrap_or(1);
+        let first = seen().map(|keys| keys.start).min().unwrap_or(0);
+        let clear = each().all(|(row, i)| spec.visible(row, i, s) == (first..end));
         Block { queries: queries.clone(), keys: first..end, clear }
     };
     (0..t).step_by(rows).map(block).collect()
@@ -106,14 +108,19 @@ fn blocks(spec: &AttentionSpec, size: Size) -> Vec<Block> {
 
 impl<B: Backend> Plan<B> {
     fn new(spec: AttentionSpec, size: Size, device: &B::Device) -> Self {
-        let Size { b, t, .. } = size;
-        let first: Vec<i32> = (0..b)
-            .flat_map(|row| (0..t).map(move |i| (row, i)))
-            .map(|(row, i)| spec.first_visible(row, i) as i32)
-            .collect();
-        let upload = first.iter().any(|&first| first > 0);
-        let first_bt = upload.then(|| B::int_from_data(TensorData::new(first, [b, t]), device));
-        Self { blocks: blocks(&spec, size), spec: Arc::new(spec), size, first_bt }
+        let Size { b, t, s } = size;
+        let seen: Vec<Range<usize>> =
+            (0..b).flat_map(|row| (0..t).map(move |i| (row, i))).map(|(row, i)| spec.visible(row, i, s)).collect();
+        let dtype = get_or_init_device_settings::<B>(device).int_dtype;
+        let upload = |index: &dyn Fn(&Range<usize>) -> usize| {
+            let values: Vec<i32> = seen.iter().map(|keys| index(keys) as i32).collect();
+            B::int_from_data(TensorData::new(values, [b, t]).convert_dtype(dtype.into()), device)
+        };
+        let first_bt = seen.iter().any(|keys| keys.start > 0).then(|| upload(&|keys| keys.start));
+        // Causality needs none: what ends before a query itself is empty, and begins behind it.
+        let ends = !spec.causal && seen.iter().any(|keys| keys.end < s);
+        let last_bt = ends.then(|| upload(&|keys| keys.end.saturating_sub(1)));
+        Self { blocks: blocks(&spec, size), spec: Arc::new(spec), size, first_bt, last_bt }
     }
 
     fn groups(&self) -> usize {
@@ -130,18 +137,23 @@ impl<B: Backend> Plan<B> {
         let indices =
             |range: Range<usize>| B::int_arange(range.start as i64..range.end as i64, device, settings.int_dtype);
         let keys = B::int_reshape(indices(block.keys.clone()), Shape::new([1, 1, n]));
-        let later = self.spec.causal.then(|| {
+        let of_queries = |index_bt: IntTensor<B>| {
+            let index_bt = match along(&index_bt.shape(), 1, block.queries.clone()) {
+                None => index_bt,
+                Some(slices) => B::int_slice(index_bt, &slices),
+            };
+            B::int_reshape(index_bt, Shape::new([self.size.b, rows, 1]))
+        };
+        let last = if self.spec.causal {
             let past = self.spec.past;
             let last = indices(past + block.queries.start..past + block.queries.end);
-            B::int_greater(keys.clone(), B::int_reshape(last, Shape::new([1, rows, 1])), settings.bool_dtype)
-        });
-        let earlier = self.first_bt.clone().map(|first_bt| {
-            let first = match along(&first_bt.shape(), 1, block.queries.clone()) {
-                None => first_bt,
-                Some(slices) => B::int_slice(first_bt, &slices),
-            };
-            B::int_lower(keys, B::int_reshape(first, Shape::new([self.size.b, rows, 1])), settings.bool_dtype)
-        });
+            Some(B::int_reshape(last, Shape::new([1, rows, 1])))
+        } else {
+            self.last_bt.clone().map(of_queries)
+        };
+        let later = last.map(|last| B::int_greater(keys.clone(), last, settings.bool_dtype));
+        let first = self.first_bt.clone().map(of_queries);
+        let earlier = first.map(|first| B::int_lower(keys, first, settings.bool_dtype));
         let hidden = match (later, earlier) {
             (Some(later), Some(earlier)) => {
                 let wide = Shape::new([self.size.b, rows, n]);
@@ -345,7 +357,7 @@ mod tests {
         let size = Size { b: 2, t: 600, s: 600 };
         let found = blocks(&spec(true, vec![300, 310], 0), size);
         let ranges: Vec<_> = found.iter().map(|block| (block.queries.clone(), block.keys.clone())).collect();
-        assert_eq!(ranges, [(0..256, 255..256), (256..512, 300..512), (512..600, 300..600)]);
+        assert_eq!(ranges, [(0..256, 0..1), (256..512, 300..512), (512..600, 300..600)]);
         assert!(found.iter().all(|block| !block.clear));
         let all = blocks(&spec(false, vec![0, 0], 0), Size { b: 2, t: 600, s: 700 });
         assert_eq!(all, [Block { queries: 0..600, keys: 0..700, clear: true }]);

@@ -2,9 +2,8 @@
 //! has; and in bf16 against f32.
 
 use super::*;
-use crate::nn::{RopeConfig, RopeScaling, SequenceLayout};
+use crate::nn::{RopeConfig, RopeScaling, SequenceLayout, Starts};
 use burn::tensor::{Bool, DType, Device, FloatDType, Int, TensorData, activation};
-use std::sync::Arc;
 
 /// Largest difference from the plain formula, relative to its largest element: both sum a few hundred terms of 6e-8 in
 /// f32, in different orders, and a GPU's exponential is good to a few units in the last place.
@@ -89,7 +88,7 @@ fn check<const I: usize, const O: usize>(
 
 fn spec(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionSpec {
     let scale = (head_dim as f32).powf(-0.5);
-    AttentionSpec { heads, kv_heads, head_dim, causal: true, starts: Arc::from([]), past: 0, window: None, scale }
+    AttentionSpec { heads, kv_heads, head_dim, causal: true, starts: Starts::default(), past: 0, window: None, scale }
 }
 
 /// Attention with every score in memory and the keys repeated.
@@ -105,10 +104,8 @@ fn plain_attention(qkv: &[Tensor<3>], spec: &AttentionSpec) -> Tensor<3> {
     let values = repeat(heads(&qkv[2], s, spec.kv_heads));
     let hidden: Vec<bool> = (0..b * t * s)
         .map(|index| {
-            let (row, i, j) = (index / (t * s), spec.past + index / s % t, index % s);
-            let inside = spec.window.is_none_or(|window| (i as isize - j as isize) < window as isize);
-            let started = j >= spec.starts.get(row).copied().unwrap_or(0);
-            !(inside && started && (!spec.causal || j <= i))
+            let (row, i, j) = (index / (t * s), index / s % t, index % s);
+            !spec.visible(row, i, s).contains(&j)
         })
         .collect();
     let hidden = Tensor::<4, Bool>::from_data(TensorData::new(hidden, [b, 1, t, s]), &qkv[0].device());
@@ -139,12 +136,17 @@ fn attention_matches_the_plain_formula() {
         }
         let open = AttentionSpec { causal: false, ..spec(2, 2, 4) };
         check_attention("not causal", 2, 33, &open, &device);
-        let padded = AttentionSpec { causal: false, starts: Arc::from([0, 9]), ..spec(2, 2, 4) };
+        let padded = AttentionSpec { causal: false, starts: [0, 9].into(), ..spec(2, 2, 4) };
         check_attention("not causal, padded", 2, 33, &padded, &device);
-        let left = AttentionSpec { starts: Arc::from([0, 7, 300]), ..spec(4, 2, 4) };
+        let left = AttentionSpec { starts: [0, 7, 300].into(), ..spec(4, 2, 4) };
         check_attention("left padding", 3, 520, &left, &device);
+        let packed = Starts::of_rows([vec![0, 100, 290, 420], vec![3]]);
+        for causal in [true, false] {
+            let packed = AttentionSpec { starts: packed.clone(), causal, ..spec(4, 2, 4) };
+            check_attention(&format!("several segments, causal {causal}"), 2, 450, &packed, &device);
+        }
         check_attention("a cache", 2, 5, &AttentionSpec { past: 11, ..spec(4, 2, 4) }, &device);
-        let window = AttentionSpec { window: Some(40), starts: Arc::from([0, 30]), ..spec(2, 1, 4) };
+        let window = AttentionSpec { window: Some(40), starts: [0, 30].into(), ..spec(2, 1, 4) };
         check_attention("a window", 2, 530, &window, &device);
     }
 }
@@ -153,7 +155,7 @@ fn attention_matches_the_plain_formula() {
 fn queries_that_see_nothing_give_zeros_and_no_gradient() {
     for device in devices() {
         let device = device.autodiff();
-        let spec = AttentionSpec { starts: Arc::from([3]), ..spec(1, 1, 4) };
+        let spec = AttentionSpec { starts: [3].into(), ..spec(1, 1, 4) };
         let [q, k, v] = [1, 2, 3].map(|seed| values([1, 5, 4], seed, &device).require_grad());
         let o = attention(q.clone(), k.clone(), v, spec);
         assert!(vec(o.clone().inner())[..12].iter().all(|&x| x == 0.0));
