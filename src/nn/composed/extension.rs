@@ -3,11 +3,14 @@
 
 use super::{
     activation, attention, norm,
-    rotate::{self, Turn},
+    rotate::{self, RotateKept, Turn},
     steps::{AttentionStep, NormStep, RotateStep, SwigluStep},
 };
 use crate::nn::AttentionSpec;
-use burn::backend::{Autodiff, Backend, TensorMetadata, backend_extension, tensor::FloatTensor};
+use burn::backend::{
+    Autodiff, Backend, TensorMetadata, backend_extension,
+    tensor::{FloatTensor, IntTensor},
+};
 use burn_autodiff::{
     checkpoint::strategy::CheckpointStrategy,
     ops::{Backward, NodeGuard, OpsKind},
@@ -37,8 +40,14 @@ pub(super) trait ComposedOps: Backend {
     }
 
     /// Rotary positions.
-    fn composed_rotate(x: FloatTensor<Self>, rows: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
-        rotate::rotate::<Self>(x, rows, heads, Turn::By)
+    fn composed_rotate(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        other_half: IntTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self> {
+        rotate::rotate::<Self>(x, RotateKept { cos, sin, other_half, heads }, Turn::By)
     }
 
     /// Attention in blocks of queries.
@@ -85,10 +94,17 @@ impl<B: ComposedOps, C: CheckpointStrategy> ComposedOps for Autodiff<B, C> {
         record::<B, C, _, 2>(SwigluStep, [on_gate, on_up], y, || (gate, up))
     }
 
-    fn composed_rotate(x: FloatTensor<Self>, rows: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
-        let ((x, on_x), rows) = (x.into_parts(), rows.into_primitive());
-        let y = rotate::rotate::<B>(x, rows.clone(), heads, Turn::By);
-        record::<B, C, _, 1>(RotateStep, [on_x], y, || (rows, heads))
+    fn composed_rotate(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        other_half: IntTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self> {
+        let (x, on_x) = x.into_parts();
+        let kept = RotateKept { cos: cos.into_primitive(), sin: sin.into_primitive(), other_half, heads };
+        let y = rotate::rotate::<B>(x, kept.clone(), Turn::By);
+        record::<B, C, _, 1>(RotateStep, [on_x], y, || kept)
     }
 
     fn composed_attention(

@@ -24,7 +24,7 @@ mod tests;
 
 use super::AttentionSpec;
 use burn::backend::Dispatch;
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
 use extension::ComposedOps;
 
 /// `x / √(mean(x²) + eps) · weight` over the last axis.
@@ -49,13 +49,25 @@ pub(super) fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D
     Tensor::from_dispatch(Dispatch::composed_swiglu(gate.into_dispatch(), up.into_dispatch()))
 }
 
-/// Rotates the first half of every head against the second.
+/// How far each token of a batch is rotated.
+#[derive(Clone, Debug)]
+pub(super) struct Angles {
+    /// Cosines, once for each half of a head: `[b, t, k]`, or `[1, t, k]` where all rows are alike; f32.
+    pub(super) cos: Tensor<3>,
+    /// Sines likewise, those of the first half negated.
+    pub(super) sin: Tensor<3>,
+    /// For each index of a head, that of the same place in the other half, `[k]`.
+    pub(super) other_half: Tensor<1, Int>,
+}
+
+/// Rotates the first half of every head against the second. No gradient flows to the angles.
 ///
 /// # Shapes
-/// `x` `[b, t, heads·k]`; `rows` `[b, t, k]` or `[1, t, k]`, f32: the cosines of each token's angles, then the sines. No
-/// gradient flows to `rows`.
-pub(super) fn rotate(x: Tensor<3>, rows: Tensor<3>, heads: usize) -> Tensor<3> {
-    Tensor::from_dispatch(Dispatch::composed_rotate(x.into_dispatch(), rows.into_dispatch(), heads))
+/// `x` `[b, t, heads·k]`.
+pub(super) fn rotate(x: Tensor<3>, angles: Angles, heads: usize) -> Tensor<3> {
+    let (cos, sin) = (angles.cos.into_dispatch(), angles.sin.into_dispatch());
+    let other_half = angles.other_half.into_dispatch();
+    Tensor::from_dispatch(Dispatch::composed_rotate(x.into_dispatch(), cos, sin, other_half, heads))
 }
 
 /// Softmax attention in blocks of queries; queries that see no key give zeros.

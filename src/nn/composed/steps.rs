@@ -5,7 +5,7 @@ use super::{
     activation,
     attention::{self, AttentionKept, Wanted},
     norm::{self, NormKept},
-    rotate::{self, Turn},
+    rotate::{self, RotateKept, Turn},
 };
 use burn::backend::{Backend, tensor::FloatTensor};
 use burn::tensor::DType;
@@ -69,16 +69,16 @@ impl<B: Backend> Backward<B, 2> for SwigluStep {
     }
 }
 
-/// Of a rotation: its argument. The state holds cosines and sines, and the number of heads.
+/// Of a rotation: its argument.
 #[derive(Debug)]
 pub(super) struct RotateStep;
 
 impl<B: Backend> Backward<B, 1> for RotateStep {
-    type State = (FloatTensor<B>, usize);
+    type State = RotateKept<B>;
 
     fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
-        let (upstream, (rows, heads), [x]) = open::<B, _, 1>(ops, gradients);
-        register::<B>(gradients, x, || Some(rotate::rotate::<B>(upstream, rows, heads, Turn::Back)));
+        let (upstream, kept, [x]) = open::<B, _, 1>(ops, gradients);
+        register::<B>(gradients, x, || Some(rotate::rotate::<B>(upstream, kept, Turn::Back)));
     }
 }
 
