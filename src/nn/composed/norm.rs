@@ -3,6 +3,7 @@
 // n rows, d width
 use super::ops::{cast, shaped, wide};
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
+use burn::tensor::DType;
 
 /// What the backward pass needs. No f32 copy of a bf16 input is among it.
 #[derive(Clone, Debug)]
@@ -15,12 +16,18 @@ pub(super) struct NormKept<B: Backend> {
     recip: FloatTensor<B>,
 }
 
-/// Gradients of a norm.
+/// Gradients of the scale and the shift that are asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    pub(super) weight: bool,
+    pub(super) bias: bool,
+}
+
+/// Gradients of a norm, the parameters' in their own type.
 pub(super) struct NormGradients<B: Backend> {
     pub(super) x: FloatTensor<B>,
-    /// `[n, d]`, f32: not yet summed over the rows, because a frozen scale needs no sum.
-    scaled_nd: FloatTensor<B>,
-    upstream_nd: FloatTensor<B>,
+    pub(super) weight: Option<FloatTensor<B>>,
+    pub(super) bias: Option<FloatTensor<B>>,
 }
 
 /// The weight's and the bias's shape is `[d]`, the last axis of `x`.
@@ -63,13 +70,15 @@ pub(super) fn layer<B: Backend>(
     (y, NormKept { x, weight, mean: Some(mean), recip })
 }
 
-/// `dx = r·(g − mean(g·x̂)·x̂)` with `g = dy·weight`, less `mean(g)` for LayerNorm.
-pub(super) fn backward<B: Backend>(kept: NormKept<B>, upstream: FloatTensor<B>) -> NormGradients<B> {
+/// `dx = r·(g − mean(g·x̂)·x̂)` with `g = dy·weight`, less `mean(g)` for LayerNorm. `like` is the parameters' type.
+pub(super) fn backward<B: Backend>(
+    kept: NormKept<B>,
+    upstream: FloatTensor<B>,
+    wanted: Wanted,
+    like: DType,
+) -> NormGradients<B> {
     let NormKept { x, weight, mean, recip } = kept;
-    let (dtype, shape) = (x.dtype(), x.shape());
-    let last = shape.num_dims() - 1;
-    let d = shape[last];
-    let n = shape.num_elements() / d.max(1);
+    let (dtype, last) = (x.dtype(), x.shape().num_dims() - 1);
     let upstream = wide::<B>(upstream);
     let centred = match &mean {
         None => wide::<B>(x.clone()),
@@ -88,24 +97,15 @@ pub(super) fn backward<B: Backend>(kept: NormKept<B>, upstream: FloatTensor<B>) 
     let dx = B::float_mul(B::float_sub(g, B::float_mul(unit.clone(), along)), recip);
     NormGradients {
         x: cast::<B>(dx, dtype),
-        scaled_nd: shaped::<B, 2>(B::float_mul(upstream.clone(), unit), [n, d]),
-        upstream_nd: shaped::<B, 2>(upstream, [n, d]),
+        weight: wanted.weight.then(|| over_rows::<B>(B::float_mul(upstream.clone(), unit), like)),
+        bias: wanted.bias.then(|| over_rows::<B>(upstream, like)),
     }
 }
 
-impl<B: Backend> NormGradients<B> {
-    /// Of the scale, in its type.
-    pub(super) fn weight(&self, like: burn::tensor::DType) -> FloatTensor<B> {
-        over_rows::<B>(self.scaled_nd.clone(), like)
-    }
-
-    /// Of the shift, in its type.
-    pub(super) fn bias(&self, like: burn::tensor::DType) -> FloatTensor<B> {
-        over_rows::<B>(self.upstream_nd.clone(), like)
-    }
-}
-
-fn over_rows<B: Backend>(x_nd: FloatTensor<B>, dtype: burn::tensor::DType) -> FloatTensor<B> {
-    let d = x_nd.shape()[1];
+/// The sum over all axes but the last, `[d]`.
+fn over_rows<B: Backend>(x: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+    let shape = x.shape();
+    let d = shape[shape.num_dims() - 1];
+    let x_nd = shaped::<B, 2>(x, [shape.num_elements() / d.max(1), d]);
     cast::<B>(shaped::<B, 1>(B::float_sum_dim(x_nd, 0), [d]), dtype)
 }

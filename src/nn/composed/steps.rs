@@ -47,10 +47,12 @@ impl<B: Backend, const N: usize> Backward<B, N> for NormStep {
 
     fn backward(self, ops: Ops<Self::State, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let (upstream, (kept, like), parents) = open::<B, _, N>(ops, gradients);
-        let parts = norm::backward::<B>(kept, upstream);
-        register::<B>(gradients, parents[0], || Some(parts.x.clone()));
-        register::<B>(gradients, parents[1], || Some(parts.weight(like)));
-        register::<B>(gradients, parents.get(2).copied().flatten(), || Some(parts.bias(like)));
+        let (weight, bias) = (parents[1], parents.get(2).copied().flatten());
+        let wanted = norm::Wanted { weight: weight.is_some(), bias: bias.is_some() };
+        let parts = norm::backward::<B>(kept, upstream, wanted, like);
+        register::<B>(gradients, parents[0], || Some(parts.x));
+        register::<B>(gradients, weight, || parts.weight);
+        register::<B>(gradients, bias, || parts.bias);
     }
 }
 
