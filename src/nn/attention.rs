@@ -1,12 +1,10 @@
 //! Grouped-query attention over padded and packed batches, with and without a key-value cache.
 
 // b batch, t queries, s keys, h heads, g heads per key-value head, v key-value heads, k head width
-use super::norm::{cast_to, to_f32};
 use super::rope::Rope;
 use super::starts::Starts;
 use super::virtual_tokens::put_in_front;
-use burn::tensor::activation::softmax;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Tensor;
 use std::ops::Range;
 
 /// Where the segments of each row of a batch begin, and how many tokens a cache already holds.
@@ -103,45 +101,11 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, rope: Option<&Rope>, 
             (rope.rotate(q, spec.heads, &layout, spec.past), rope.rotate(k, spec.kv_heads, &layout, 0))
         }
     };
-    composed(q, k, v, spec)
-}
-
-fn composed(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, spec: &AttentionSpec) -> Tensor<3> {
-    let [b, t, _] = q.dims();
-    let s = k.dims()[1];
-    let (kv, hd) = (spec.kv_heads, spec.head_dim);
-    let g = spec.heads / kv;
-    let dtype = q.dtype();
-    // Heads that share keys are stacked along the query axis, so that keys and values are never repeated.
-    let q = q.reshape([b, t, kv, g, hd]).permute([0, 2, 3, 1, 4]).reshape([b, kv, g * t, hd]);
-    let k = k.reshape([b, s, kv, hd]).swap_dims(1, 2);
-    let v = v.reshape([b, s, kv, hd]).swap_dims(1, 2);
-    let mut scores = to_f32(q.matmul(k.swap_dims(2, 3))) * spec.scale;
-    if let Some(mask) = additive_mask(b, t, s, spec, &scores.device()) {
-        let mask: Tensor<5> = mask.reshape([b, 1, 1, t, s]);
-        scores = (scores.reshape([b, kv, g, t, s]) + mask).reshape([b, kv, g * t, s]);
+    #[cfg(feature = "cuda")]
+    if super::flash::serves(&q, spec) {
+        return super::flash::attention(q, k, v, spec);
     }
-    let weights = cast_to(softmax(scores, 3), dtype);
-    weights.matmul(v).reshape([b, kv, g, t, hd]).permute([0, 3, 1, 2, 4]).reshape([b, t, spec.heads * hd])
-}
-
-/// Large enough to vanish under softmax, small enough that a fully masked row stays finite.
-const HIDDEN: f32 = -1e30;
-
-fn additive_mask(b: usize, t: usize, s: usize, spec: &AttentionSpec, device: &Device) -> Option<Tensor<3>> {
-    if !spec.causal && spec.window.is_none() && (0..b).all(|row| spec.starts.of(row) == [0]) {
-        return None;
-    }
-    let mut mask = vec![0f32; b * t * s];
-    for row in 0..b {
-        for i in 0..t {
-            let line = &mut mask[(row * t + i) * s..][..s];
-            let visible = spec.visible(row, i, s);
-            line[..visible.start].fill(HIDDEN);
-            line[visible.end..].fill(HIDDEN);
-        }
-    }
-    Some(Tensor::from_data(TensorData::new(mask, [b, t, s]), device))
+    super::composed::attention(q, k, v, spec.clone())
 }
 
 /// Keys and values of one layer, rotated already.
@@ -216,6 +180,7 @@ impl KvCache {
 mod tests {
     use super::super::{RopeConfig, RopeScaling};
     use super::*;
+    use burn::tensor::{Device, TensorData};
 
     /// Both forms sum in f32 in different orders.
     const TOLERANCE: f32 = 2e-6;
@@ -239,7 +204,7 @@ mod tests {
             let [q, k, v] = [(1, 24), (2, 12), (3, 12)].map(|(seed, width)| values(seed, width));
             let fused = attention(q.clone(), k.clone(), v.clone(), Some(&rope), &spec);
             let (q, k) = (rope.rotate(q, 4, &layout, 0), rope.rotate(k, 2, &layout, 0));
-            let difference = composed(q, k, v, &spec) - fused;
+            let difference = crate::nn::composed::attention(q, k, v, spec) - fused;
             // A query of the padding in front sees nothing; what it yields is not defined.
             let real = [difference.clone().slice([0..1]), difference.clone().slice([2..3])];
             let padded = difference.slice([1..2, 4..90]);

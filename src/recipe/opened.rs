@@ -267,7 +267,7 @@ fn start_new_rows<L: CausalLm>(model: &mut L, tokens: &[NewToken], known: usize)
         let mean = table.rows(from).mean_dim(0);
         table.set_rows(&[token.id], mean);
         if let Some(head) = model.head_mut() {
-            let mut rows = Embedding { weight: head.weight.clone(), adapter: None };
+            let mut rows = Embedding { weight: head.weight.clone(), adapter: None, activations: None };
             let mean = rows.rows(from).mean_dim(0);
             rows.set_rows(&[token.id], mean);
             head.weight = rows.weight;

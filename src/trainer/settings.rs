@@ -103,7 +103,9 @@ crate::component! {
         pub metrics_model: Option<String> = None => Kind::text().or_none(),
         /// `final/` holds the best checkpoint's weights instead of the last step's.
         pub load_best_model_at_end: bool = false => Kind::bool(),
-        /// Holds frozen weights and computes activations in bf16; for GPUs.
+        /// Holds frozen weights and computes activations in bf16; trained weights, moments, norms, softmax, losses and sums
+        /// of gradients stay f32; for GPUs. There is no f16: its largest number, 65504, is less than what the activations
+        /// of large models reach, while bf16 has the range of f32.
         pub bf16: bool = false => Kind::bool(),
         /// Logs besides `metrics.jsonl`: `tensorboard`, `json`, or `none`.
         pub report_to: Vec<String> = vec!["tensorboard".to_owned()] => Kind::choices(&["tensorboard", "json", "none"]),
