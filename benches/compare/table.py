@@ -1,0 +1,91 @@
+"""The Markdown table, and what stands above it."""
+import datetime
+import os
+import platform
+import subprocess
+
+from .contender import HERE
+
+HEAD = ["case", "parameters", "against", "ours, tokens/s", "theirs, tokens/s", "ratio", "processor, ms a turn",
+        "peak memory, MB", "start to first step, s", "last loss", "largest difference", "of the arithmetic limit",
+        "of the memory limit"]
+LEFT = [0, 2]
+
+
+def versus(ours, theirs, form, share: bool = False) -> str:
+    """`a / b`, and the one as a part of the other."""
+    if ours is None or theirs is None:
+        return "–"
+    part = f" ({ours / theirs:.2f})" if share and theirs else ""
+    return f"{form(ours)} / {form(theirs)}{part}"
+
+
+def cells(row: dict, limits: dict) -> list[str]:
+    if "failed" in row:
+        return [row["name"], "", row["against"], "**failed**" if row.get("wrong") else "–", "", "", row["failed"].replace("|", "/")]
+    ours, theirs = row["seconds"]
+    n = row["tokens"]
+    peaks = limits.get("ours"), limits.get("theirs")
+    parts = []
+    for key in ("flops", "bytes"):
+        known = all(peaks) and row[key]
+        shares = [row[key] / seconds / limit[key] for seconds, limit in zip((ours, theirs), peaks)] if known else [None, None]
+        parts.append(versus(*shares, lambda x: f"{100 * x:.0f}%"))
+    first = [None if start is None else start[0] for start in row["first"]]
+    difference = "same tokens" if row["losses"][0] is None and row["difference"] == 0.0 else f"{row['difference']:.1e}"
+    return [
+        row["name"], f"{row['parameters'] / 1e6:.1f} M", row["against"], f"{n / ours:.0f}", f"{n / theirs:.0f}",
+        f"**{theirs / ours:.2f}**", versus(*[p and 1e3 * p for p in row["processor"]], lambda x: f"{x:.0f}", True),
+        versus(*row["peak"], lambda x: f"{x / 1e6:.0f}", True), versus(*first, lambda x: f"{x:.2f}", True),
+        versus(*row["losses"], lambda x: f"{x:.5f}"), difference, *parts]
+
+
+def text(rows: list[dict], limits: dict) -> str:
+    lines = ["| " + " | ".join(HEAD) + " |", "|" + "|".join("---" if i in LEFT else "--:" for i in range(len(HEAD))) + "|"]
+    for row in rows:
+        found = cells(row, limits)
+        lines.append("| " + " | ".join(found + [""] * (len(HEAD) - len(found))) + " |")
+    return "\n".join(lines)
+
+
+def roofline(limits: dict) -> str:
+    if not limits:
+        return "The machine's limits were not measured."
+    one = [f"{who} {limit['flops'] / 1e9:.0f} GFLOP/s ({how}), {limit['bytes'] / 1e9:.1f} GB/s copied, read and write counted"
+           for who, how, limit in [("ours", "`gemm`", limits["ours"]), ("theirs", "`torch.mm`", limits["theirs"])]]
+    return (f"Limits measured in the same run, f32: {'; '.join(one)}. A percentage is the least work of a case (counted in "
+            "`compare/roofline.py`) over its time and that limit; where the higher of the two is 100% nothing is left to gain.")
+
+
+def processor() -> str:
+    output = subprocess.run(["lscpu"], stdout=subprocess.PIPE, text=True, env={**os.environ, "LC_ALL": "C"}).stdout
+    fields = dict(line.split(":", 1) for line in output.splitlines() if ":" in line)
+    return fields.get("Model name", platform.processor()).strip()
+
+
+def versions(packages: list[str]) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    def of(name: str) -> str:
+        try:
+            return f"{name} {version(name)}"
+        except PackageNotFoundError:
+            return f"no {name}"
+
+    rustc = subprocess.run(["rustc", "--version"], cwd=HERE.parent, stdout=subprocess.PIPE, text=True).stdout.split()[1]
+    revision = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=HERE.parent, stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL, text=True).stdout.strip()
+    ours = f"firebrick {revision or 'uncommitted'}, rustc {rustc}"
+    return ", ".join([ours, *map(of, packages)])
+
+
+def is_loaded(before: float, threads: int) -> bool:
+    """Whether other work ran: the load average of the last minute before anything of ours did."""
+    return before > 0.5 * threads / max(1, os.cpu_count() or 1)
+
+
+def append(heading: str, notes: list[str], table: str) -> None:
+    results = HERE / "RESULTS.md"
+    start = "" if results.exists() else "# Results\n"
+    with open(results, "a") as file:
+        file.write(f"{start}\n## {datetime.date.today()}, {heading}\n\n" + "\n\n".join(notes) + f"\n\n{table}\n")
