@@ -7,7 +7,9 @@ ANSWER_START = 40
 # Of a sparse batch the last tenth of the positions is learned.
 SPARSE = 10
 RANK = 8
+# Of `train`; and of `dpo`, by mode: pairs of random words are told apart soon, and a loss near 0 would show nothing.
 LEARNING_RATE = 1e-4
+PAIR_LEARNING_RATES = {"full": 1e-6, "lora": 1e-5}
 MAX_GRAD_NORM = 1.0
 BETA = 0.1
 NEW_TOKENS = 64
@@ -18,6 +20,14 @@ SIZES = {
     "5m": dict(width=256, layers=4, heads=8, kv_heads=8, mlp=688, vocabulary=4096, tower=SMALL_TOWER),
     "60m": dict(width=512, layers=8, heads=8, kv_heads=8, mlp=1376, vocabulary=32000, tower=SMALL_TOWER),
     "300m": dict(width=1024, layers=21, heads=16, kv_heads=4, mlp=2816, vocabulary=32000, tower=SMALL_TOWER),
+}
+# Shapes for a GPU; see cuda.py. Tower of LLaVA-1.5: CLIP ViT-L/14 at 336 pixels.
+LARGE_TOWER = dict(width=1024, mlp=4096, layers=24, heads=16, image=336, patch=14)
+LARGE = {
+    "8b": dict(width=4096, layers=32, heads=32, kv_heads=8, mlp=14336, vocabulary=128256, tower=LARGE_TOWER),
+    "1.5b": dict(width=2048, layers=22, heads=16, kv_heads=8, mlp=8192, vocabulary=32000, tower=LARGE_TOWER),
+    "7b": dict(width=4096, layers=32, heads=32, kv_heads=32, mlp=11008, vocabulary=32064, tower=LARGE_TOWER),
+    "tiny": dict(width=64, layers=2, heads=4, kv_heads=2, mlp=128, vocabulary=256, tower=SMALL_TOWER),
 }
 LENGTHS = [256, 1024, 2048]
 FAMILIES = ["llama", "llava"]
@@ -53,7 +63,7 @@ class Case:
 
     @property
     def shape(self) -> dict:
-        return SIZES[self.size]
+        return (SIZES | LARGE)[self.size]
 
     @property
     def model(self) -> str:
@@ -72,6 +82,10 @@ class Case:
         if self.variant:
             words.append(self.variant)
         return " ".join(words)
+
+    @property
+    def learning_rate(self) -> float:
+        return PAIR_LEARNING_RATES[self.mode] if self.job == "dpo" else LEARNING_RATE
 
     @property
     def images(self) -> int:

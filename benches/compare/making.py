@@ -5,7 +5,7 @@ import shutil
 
 from .cases import Case
 
-IMAGE_TOKEN, PAD_TOKEN, FIRST_WORD = 3, 4, 5
+END_TOKEN, IMAGE_TOKEN, PAD_TOKEN, FIRST_WORD = 2, 3, 4, 5
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -50,7 +50,7 @@ def configs(case: Case):
     text = LlamaConfig(
         hidden_size=shape["width"], num_hidden_layers=shape["layers"], num_attention_heads=shape["heads"],
         num_key_value_heads=shape["kv_heads"], intermediate_size=shape["mlp"], vocab_size=shape["vocabulary"],
-        max_position_embeddings=8192, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2, pad_token_id=PAD_TOKEN)
+        max_position_embeddings=8192, tie_word_embeddings=False, bos_token_id=1, eos_token_id=END_TOKEN, pad_token_id=PAD_TOKEN)
     if case.family == "llama":
         return text
     vision = CLIPVisionConfig(
@@ -137,6 +137,8 @@ def make_batch(path: pathlib.Path, case: Case) -> None:
             # Both answers of a pair follow the same question.
             answer = t // 4
             ids[row, :answer] = ids[row - row % 2, :answer]
+            # TRL ends answers with it where they do not.
+            ids[row, end - 1] = END_TOKEN
         else:
             answer = t if case.job == "generate" else min(case.answer_start, end - 1)
         ids[row, start] = 1

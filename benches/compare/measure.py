@@ -39,7 +39,7 @@ class Options:
 
 
 def our_spec(case: Case, folder: pathlib.Path, options: Options) -> Spec:
-    settings = [f"train.learning_rate={cases.LEARNING_RATE}", f"train.max_grad_norm={cases.MAX_GRAD_NORM}",
+    settings = [f"train.learning_rate={case.learning_rate}", f"train.max_grad_norm={cases.MAX_GRAD_NORM}",
                 "train.weight_decay=0", f"adapter.r={case.rank}", f"adapter.lora_alpha={2 * case.rank}",
                 f"train.bf16={str(options.bf16).lower()}"]
     if case.job == "dpo":
@@ -69,7 +69,7 @@ def their_spec(case: Case, folder: pathlib.Path, options: Options, against: str)
         adapter=str(folder / making.adapter_name(case)), data=str(folder / case.batch_name),
         attention="eager" if compiles else against, compile=compiles, reference=case.reference,
         new_tokens=case.new_tokens, threads=options.threads, device=options.device, bf16=options.bf16,
-        learning_rate=cases.LEARNING_RATE, max_grad_norm=cases.MAX_GRAD_NORM, beta=cases.BETA, checkpointing=False)
+        learning_rate=case.learning_rate, max_grad_norm=cases.MAX_GRAD_NORM, beta=cases.BETA, checkpointing=False)
     spec.update(case.theirs)
 
     def command(turns: int | None) -> list:
@@ -77,7 +77,7 @@ def their_spec(case: Case, folder: pathlib.Path, options: Options, against: str)
 
     program = "TRL" if case.job == "dpo" else "torch"
     return Spec(f"{program} {against}", command, options.threads, options.device,
-                kernels=options.cache / "inductor", compiles=compiles)
+                kernels=options.cache / "inductor", compiles=compiles, prefix=options.prefix)
 
 
 def opponents(case: Case, against: list[str]) -> list[str]:
@@ -212,7 +212,7 @@ def compare(case: Case, options: Options, ours: Contender, other: Contender, sta
         seconds_sorted=[sorted(t["seconds"] for t in c.turns[options.round:]) for c in (ours, other)])
     medians = [c.median(options.round) for c in (ours, other)]
     if case.job != "generate":
-        cost = roofline.of(case)
+        cost = roofline.of(case, 2 if options.bf16 else 4)
         return [{**row, "tokens": ours.ready["tokens"], "seconds": medians, "flops": cost.flops, "bytes": cost.bytes}]
     prefill = [c.median(options.round, "prefill_seconds") for c in (ours, other)]
     first, rest = roofline.forward(case), roofline.decode(case)

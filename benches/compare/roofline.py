@@ -4,7 +4,7 @@ Operations: two per multiplication of a matrix product. Forward: every linear la
 over half of the square, the head at the learned positions alone. Backward: twice that for what is trained, once (the
 gradient of the input) for what is frozen with something trained below it; attention twice. Nothing is recomputed.
 
-Bytes (f32): every weight is read in the forward pass and, where its layer has a backward pass, in that; a trained one
+Bytes: four for each number, in bf16 two but for what is trained and its moments. Every weight is read in the forward pass and, where its layer has a backward pass, in that; a trained one
 also has a gradient written and read, and weight and both moments read and written by AdamW. What a linear layer takes and
 yields is read or written once forward and, in the backward pass, the input once more and both gradients once. Logits,
 scores and everything between are free: a fused operation need not store them.
@@ -55,8 +55,15 @@ def learned(case: Case) -> int:
     return sum(max(0, end - max(start, 1)) for start, (_, end) in zip(starts, case.bounds()))
 
 
-def forward(case: Case) -> Cost:
-    """One pass without gradients; the vision tower aside."""
+def tower(case: Case) -> float:
+    """Operations of the frozen vision tower, attention aside."""
+    shape = case.shape["tower"]
+    weights = shape["layers"] * (4 * shape["width"] ** 2 + 2 * shape["width"] * shape["mlp"])
+    return 2 * case.images * (case.image_tokens + 1) * weights
+
+
+def forward(case: Case, each: int = 4) -> Cost:
+    """One pass without gradients; numbers of `each` bytes."""
     shape, n = case.shape, tokens(case)
     d, v = shape["width"], shape["vocabulary"]
     squares = sum((end - start) ** 2 for start, end in case.bounds())
@@ -64,25 +71,25 @@ def forward(case: Case) -> Cost:
     attention = shape["layers"] * squares * 2 * d
     flops = 2 * n * linear_weights(shape) + attention + 2 * learned(case) * d * v
     through = shape["layers"] * sum(i + o for i, o in layer_sizes(shape))
-    return Cost(flops, 4 * (linear_weights(shape) + d * v + n * through))
+    return Cost(flops + tower(case), each * (linear_weights(shape) + d * v + n * through))
 
 
-def of(case: Case) -> Cost:
-    """A turn: an optimizer step, or a pass."""
-    plain, shape, n = forward(case), case.shape, tokens(case)
+def of(case: Case, each: int = 4) -> Cost:
+    """A turn: an optimizer step, or a pass; numbers of `each` bytes where they are not trained."""
+    plain, shape, n = forward(case, each), case.shape, tokens(case)
     if case.job in ("generate", "score"):
         return plain
     through = shape["layers"] * sum(i + o for i, o in layer_sizes(shape))
     squares = sum((end - start) ** 2 for start, end in case.bounds())
     attention = shape["layers"] * squares * 2 * shape["width"]
-    frozen = plain.flops - attention
+    linear = plain.flops - attention - tower(case)
     trained = trainable(case)
     if case.mode == "full":
-        flops = plain.flops + 2 * frozen + 2 * attention
+        flops = plain.flops + 2 * linear + 2 * attention
     else:
-        flops = plain.flops + frozen + 2 * attention + 3 * 2 * n * trained
+        flops = plain.flops + linear + 2 * attention + 3 * 2 * n * trained
     weights = linear_weights(shape) + shape["vocabulary"] * shape["width"]
-    moved = plain.bytes + 4 * (weights + 2 * n * through) + 4 * trained * (2 + 6)
+    moved = plain.bytes + each * (weights + 2 * n * through) + 4 * trained * (2 + 6)
     if case.job == "dpo" and case.reference in ("adapter_off", "frozen_copy"):
         flops, moved = flops + plain.flops, moved + plain.bytes
     return Cost(flops, moved)
@@ -120,28 +127,34 @@ def memory(case: Case, ours: bool) -> tuple[int, int]:
 def measure_ours(spec: Spec) -> dict:
     output = subprocess.run(
         list(map(str, spec.command(None))), stdout=subprocess.PIPE, text=True, check=True, env=spec.environment(), cwd=HERE)
-    return json.loads(output.stdout.splitlines()[-1])["limits"]
+    return {**json.loads(output.stdout.splitlines()[-1])["limits"], "dtype": "f32"}
 
 
-def measure_theirs(threads: int) -> dict:
-    """The same matrices and the same buffer with `torch.mm` and `copy_`; run in a process of its own."""
+def measure_theirs(threads: int, device: str = "cpu") -> dict:
+    """The same matrices and the same buffer with `torch.mm` and `copy_`, on a GPU larger ones in bf16; run in a process of
+    its own."""
     import time
 
     import torch
 
     torch.set_num_threads(threads)
+    gpu = device != "cpu"
+    wait = torch.cuda.synchronize if gpu else lambda: None
 
     def best(act) -> float:
         act()
         times = []
         for _ in range(5):
+            wait()
             started = time.perf_counter()
             act()
+            wait()
             times.append(time.perf_counter() - started)
         return min(times)
 
-    size, copied = 2048, 64 << 20
-    a, b, c = (torch.full((size, size), 1e-3) for _ in range(3))
-    from_, to = torch.ones(copied), torch.zeros(copied)
-    return {"threads": torch.get_num_threads(), "flops": 2 * size ** 3 / best(lambda: torch.mm(a, b, out=c)),
+    size, copied = (8192, 256 << 20) if gpu else (2048, 64 << 20)
+    dtype = torch.bfloat16 if gpu else torch.float32
+    a, b, c = (torch.full((size, size), 1e-3, dtype=dtype, device=device) for _ in range(3))
+    from_, to = torch.ones(copied, device=device), torch.zeros(copied, device=device)
+    return {"threads": torch.get_num_threads(), "dtype": "bf16" if gpu else "f32", "flops": 2 * size ** 3 / best(lambda: torch.mm(a, b, out=c)),
             "bytes": 2 * 4 * copied / best(lambda: to.copy_(from_))}

@@ -8,27 +8,27 @@ from .making import lora_config
 from .serving import count, load_model, serve
 
 
-def pairs(spec: dict):
-    """The rows of the batch as TRL tokenizes records: question, chosen and rejected answer."""
+def pairs(spec: dict, tokenizer):
+    """The rows of the batch as records of text, which the trainer tokenizes: question, chosen and rejected answer."""
     import datasets
     from safetensors.torch import load_file
 
     batch = load_file(spec["data"])
     ids, labels, ends = (batch[key].tolist() for key in ("input_ids", "labels", "ends"))
 
-    def split(row: int) -> tuple[list[int], list[int]]:
+    def split(row: int) -> tuple[str, str]:
         answer = next(at for at, label in enumerate(labels[row]) if label != -100)
-        return ids[row][:answer], ids[row][answer:ends[row]]
+        words = tokenizer.convert_ids_to_tokens(ids[row][:ends[row]])
+        return " ".join(words[:answer]), " " + " ".join(words[answer:])
 
     rows = [(*split(row), split(row + 1)[1]) for row in range(0, len(ids), 2)]
     return datasets.Dataset.from_list(
-        [{"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected} for prompt, chosen, rejected in rows])
+        [{"prompt": prompt, "chosen": chosen, "rejected": rejected} for prompt, chosen, rejected in rows])
 
 
 class Training:
     def __init__(self, spec: dict):
         import datasets
-        import torch
         import transformers
         import trl
         from peft import set_peft_model_state_dict
@@ -38,7 +38,8 @@ class Training:
         datasets.disable_caching()
         datasets.disable_progress_bars()
         transformers.logging.set_verbosity_error()
-        self.spec, data = spec, pairs(spec)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(spec["model"])
+        data = pairs(spec, tokenizer)
         self.folder = tempfile.TemporaryDirectory()
         config = trl.DPOConfig(
             output_dir=self.folder.name, per_device_train_batch_size=len(data), max_length=None, beta=spec["beta"],
@@ -50,7 +51,7 @@ class Training:
         lora = spec["mode"] == "lora"
         trainer = trl.DPOTrainer(
             model, args=config, train_dataset=data, peft_config=lora_config(spec["family"], spec["rank"]) if lora else None,
-            processing_class=transformers.AutoTokenizer.from_pretrained(spec["model"]))
+            processing_class=tokenizer)
         if lora:
             state = load_file(os.path.join(spec["adapter"], "adapter_model.safetensors"))
             set_peft_model_state_dict(trainer.model, state)
@@ -63,7 +64,7 @@ class Training:
         trainer.create_optimizer_and_scheduler(num_training_steps=1000)
         trainer.current_gradient_accumulation_steps = 1
         trainer.model.train()
-        self.trainer, self.torch = trainer, torch
+        self.trainer = trainer
 
     def facts(self) -> dict:
         return {"tokens": self.tokens, "supervised_tokens": self.supervised,

@@ -8,7 +8,7 @@ from .contender import HERE
 
 HEAD = ["case", "parameters", "against", "ours, tokens/s", "theirs, tokens/s", "ratio", "processor, ms a turn",
         "peak memory, MB", "start to first step, s", "last loss", "largest difference", "of the arithmetic limit",
-        "of the memory limit"]
+        "of the memory limit", "note"]
 LEFT = [0, 2]
 
 
@@ -22,14 +22,15 @@ def versus(ours, theirs, form, share: bool = False) -> str:
 
 def cells(row: dict, limits: dict) -> list[str]:
     if "failed" in row:
-        return [row["name"], "", row["against"], "**failed**" if row.get("wrong") else "–", "", "", row["failed"].replace("|", "/")]
+        note = ("**no speed counts:** " if row.get("wrong") else "") + row["failed"].replace("|", "/")
+        return [row["name"], "", row["against"], *["–"] * (len(HEAD) - 4), note]
     ours, theirs = row["seconds"]
     n = row["tokens"]
-    peaks = limits.get("ours"), limits.get("theirs")
     parts = []
     for key in ("flops", "bytes"):
-        known = all(peaks) and row[key]
-        shares = [row[key] / seconds / limit[key] for seconds, limit in zip((ours, theirs), peaks)] if known else [None, None]
+        # The machine's limit is the higher of the two measured ones.
+        limit = max((one[key] for one in limits.values()), default=None)
+        shares = [limit and row[key] / seconds / limit for seconds in (ours, theirs)]
         parts.append(versus(*shares, lambda x: f"{100 * x:.0f}%"))
     first = [None if start is None else start[0] for start in row["first"]]
     difference = "same tokens" if row["losses"][0] is None and row["difference"] == 0.0 else f"{row['difference']:.1e}"
@@ -37,24 +38,25 @@ def cells(row: dict, limits: dict) -> list[str]:
         row["name"], f"{row['parameters'] / 1e6:.1f} M", row["against"], f"{n / ours:.0f}", f"{n / theirs:.0f}",
         f"**{theirs / ours:.2f}**", versus(*[p and 1e3 * p for p in row["processor"]], lambda x: f"{x:.0f}", True),
         versus(*row["peak"], lambda x: f"{x / 1e6:.0f}", True), versus(*first, lambda x: f"{x:.2f}", True),
-        versus(*row["losses"], lambda x: f"{x:.5f}"), difference, *parts]
+        versus(*row["losses"], lambda x: f"{x:.5f}"), difference, *parts, row.get("note", "")]
 
 
 def text(rows: list[dict], limits: dict) -> str:
     lines = ["| " + " | ".join(HEAD) + " |", "|" + "|".join("---" if i in LEFT else "--:" for i in range(len(HEAD))) + "|"]
     for row in rows:
-        found = cells(row, limits)
-        lines.append("| " + " | ".join(found + [""] * (len(HEAD) - len(found))) + " |")
+        lines.append("| " + " | ".join(cells(row, limits)) + " |")
     return "\n".join(lines)
 
 
 def roofline(limits: dict) -> str:
     if not limits:
         return "The machine's limits were not measured."
-    one = [f"{who} {limit['flops'] / 1e9:.0f} GFLOP/s ({how}), {limit['bytes'] / 1e9:.1f} GB/s copied, read and write counted"
-           for who, how, limit in [("ours", "`gemm`", limits["ours"]), ("theirs", "`torch.mm`", limits["theirs"])]]
-    return (f"Limits measured in the same run, f32: {'; '.join(one)}. A percentage is the least work of a case (counted in "
-            "`compare/roofline.py`) over its time and that limit; where the higher of the two is 100% nothing is left to gain.")
+    how = {"ours": "`gemm`", "theirs": "`torch.mm`"}
+    one = [f"{who} {limit['flops'] / 1e9:.0f} GFLOP/s ({how[who]}, {limit['dtype']}), {limit['bytes'] / 1e9:.1f} GB/s copied, "
+           "read and write counted" for who, limit in limits.items()]
+    return (f"Limits measured in the same run: {'; '.join(one)}. The machine's limit is the "
+            "higher of the two. A percentage is the least work of a case (counted in `compare/roofline.py`) over its time and that "
+            "limit; where the higher of a case's two percentages is 100%, nothing is left to gain.")
 
 
 def processor() -> str:
@@ -79,9 +81,9 @@ def versions(packages: list[str]) -> str:
     return ", ".join([ours, *map(of, packages)])
 
 
-def is_loaded(before: float, threads: int) -> bool:
-    """Whether other work ran: the load average of the last minute before anything of ours did."""
-    return before > 0.5 * threads / max(1, os.cpu_count() or 1)
+def is_loaded(before: float) -> bool:
+    """Whether other work ran, by the load average of the minute before anything of ours did."""
+    return before > 0.25
 
 
 def append(heading: str, notes: list[str], table: str) -> None:
