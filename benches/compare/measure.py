@@ -1,7 +1,9 @@
 """One case: who takes part, who lives beside whom, what they must agree on, and what is reported."""
 import dataclasses
 import json
+import os
 import pathlib
+import shutil
 import statistics
 import sys
 
@@ -82,8 +84,15 @@ def their_spec(case: Case, folder: pathlib.Path, options: Options, against: str)
 
 def opponents(case: Case, against: list[str]) -> list[str]:
     # TRL compiles nothing, and neither does `generate` with a cache that grows.
-    kept = [name for name in against if name != "compile" or case.job in ("train", "score")]
-    return kept
+    return [name for name in against if name != "compile" or case.job in ("train", "score")]
+
+
+def missing(against: str) -> str | None:
+    """What an opponent needs and this machine has not."""
+    compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
+    if against == "compile" and not any(map(shutil.which, compilers)):
+        return f"torch.compile needs a C++ compiler, and there is no {' or '.join(compilers)} here"
+    return None
 
 
 def free_memory() -> int:
@@ -132,8 +141,10 @@ def run(case: Case, options: Options) -> list[dict]:
     """Rows of the table, one for each opponent (two for generation, whose halves have different limits)."""
     dtype = "bfloat16" if options.bf16 else "float32"
     device = options.device.split(":")[0]
-    against = opponents(case, options.against)
     base = {"name": case.name, "case": dataclasses.asdict(case)}
+    wanted = opponents(case, options.against)
+    left_out = [{**base, "against": f"torch {name}", "failed": missing(name)} for name in wanted if missing(name)]
+    against = [name for name in wanted if not missing(name)]
     try:
         folder = making.ready(options.cache, case, dtype, device)
         specs = [our_spec(case, folder, options), *(their_spec(case, folder, options, name) for name in against)]
@@ -148,14 +159,14 @@ def run(case: Case, options: Options) -> list[dict]:
             found.append(contenders)
         starts = cold(case, specs, options)
     except Failed as failed:
-        return [{**base, "against": name, "failed": str(failed)} for name in against]
+        return [{**base, "against": name, "failed": str(failed)} for name in wanted]
     rows = []
     for group in found:
         ours = found[0][0] if options.apart else group[0]
         for other in group[0 if options.apart else 1:]:
             if other is not ours:
                 rows += compare(case, options, ours, other, starts, base)
-    return rows
+    return rows + left_out
 
 
 def cold(case: Case, specs: list[Spec], options: Options) -> dict[str, tuple[float, float]]:

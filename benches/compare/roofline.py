@@ -4,10 +4,11 @@ Operations: two per multiplication of a matrix product. Forward: every linear la
 over half of the square, the head at the learned positions alone. Backward: twice that for what is trained, once (the
 gradient of the input) for what is frozen with something trained below it; attention twice. Nothing is recomputed.
 
-Bytes: four for each number, in bf16 two but for what is trained and its moments. Every weight is read in the forward pass and, where its layer has a backward pass, in that; a trained one
-also has a gradient written and read, and weight and both moments read and written by AdamW. What a linear layer takes and
-yields is read or written once forward and, in the backward pass, the input once more and both gradients once. Logits,
-scores and everything between are free: a fused operation need not store them.
+Bytes: four for each number, in bf16 two but for what is trained and its moments. Every weight is read in the forward pass
+and, where its layer has a backward pass, in that; a trained one also has a gradient written and read, and weight and both
+moments read and written by AdamW. What a linear layer takes and yields is read or written once forward and, in the
+backward pass, the input once more and both gradients once. Logits, scores and everything between are free: a fused operation
+need not store them.
 """
 import dataclasses
 import json

@@ -2,7 +2,7 @@
 
 use crate::Options;
 use anyhow::{Context, bail};
-use firebrick::data::{Batch, ImageSlot};
+use firebrick::data::{Batch, ImageSlot, Place};
 use firebrick::example::Facts;
 use firebrick::models::LanguageModel;
 use firebrick::projector::Projector;
@@ -32,6 +32,7 @@ pub fn of<M: LanguageModel, V: VisionEncoder, P: Projector>(
     }
     batch.rows_per_example = rows_per_example;
     batch.indices = (0..batch.rows).map(|row| row / rows_per_example).collect();
+    batch.places = (0..batch.rows).map(|row| Place::new(Path::new("batch"), row + 1)).collect();
     batch.facts = vec![Facts::default(); batch.examples()];
     Ok(batch)
 }

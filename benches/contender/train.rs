@@ -8,25 +8,20 @@ use burn::tensor::Device;
 use firebrick::data::Batch;
 use firebrick::example::Shape;
 use firebrick::nn::params;
-use firebrick::objectives::{Inputs, Objective, State, StepTotals};
+use firebrick::objectives::{Objective, StepTotals};
 use firebrick::projector::Projector;
-use firebrick::trainer::anchor::{Fingerprint, Split, StoredLogProbs, StoredWriter};
-use firebrick::trainer::{AdamW, Anchor, GradientSum, Policy, Signal, Train};
+use firebrick::trainer::anchor::{Fingerprint, StoredLogProbs, StoredWriter};
+use firebrick::trainer::{Anchor, Others, Policy, Signal, Stepper};
 use firebrick::vision::VisionEncoder;
 use serde_json::{Map, Value, json};
 
-/// A model, its optimizer and the one batch it is trained on.
+const LOST: &str = "the model is lost after an error";
+
+/// The training loop's step, and the one batch that it is made on.
 pub struct Training<V: VisionEncoder, P: Projector, O> {
-    /// Taken while the optimizer has it, as in the training loop.
-    model: Option<Model<V, P>>,
-    anchor: Anchor<Model<V, P>>,
-    objective: O,
-    state: State,
-    optimizer: AdamW,
-    settings: Train,
+    /// Taken within a step.
+    stepper: Option<Stepper<O, Model<V, P>>>,
     batch: Batch,
-    /// With gradients.
-    device: Device,
 }
 
 impl<V: VisionEncoder, P: Projector, O: Objective<Signal: Signal>> Training<V, P, O> {
@@ -37,44 +32,9 @@ impl<V: VisionEncoder, P: Projector, O: Objective<Signal: Signal>> Training<V, P
         let batch = batch::of(options, &loaded, <O::Example as Shape>::ROWS)?;
         let kind = if settings.objective.compares() { options.reference } else { Compared::None };
         let anchor = anchor::<V, P>(kind, &loaded.model, &batch, plain)?;
-        let Settings { train, objective, .. } = settings;
-        Ok(Self {
-            model: Some(loaded.model),
-            anchor,
-            objective,
-            state: State::default(),
-            optimizer: AdamW::default(),
-            settings: train,
-            batch,
-            device,
-        })
-    }
-
-    fn model(&self) -> anyhow::Result<&Model<V, P>> {
-        self.model.as_ref().context("the model is lost after an error")
-    }
-
-    /// One optimizer step, the operations of the training loop's in its order: loss and gradient norm.
-    fn step(&mut self) -> anyhow::Result<(f64, f64)> {
-        let model = self.model.take().context("the model is lost after an error")?;
-        let totals =
-            StepTotals { examples: self.batch.examples(), tokens: self.batch.supervised_by_place(), training: true };
-        let plain = self.device.clone().inner();
-        let reference = self.anchor.ask::<O::Signal>(&self.batch, Split::Train, &plain)?.map(Signal::constant);
-        let policy = O::Signal::of(&model, &self.batch, &self.device, &self.objective.wants());
-        let inputs = Inputs { policy, reference, mismatched: None, facts: &self.batch.facts };
-        let value = self.objective.loss(inputs, &totals, &mut self.state).value;
-        let loss = value.clone().inner();
-        let mut gradients = GradientSum::default();
-        gradients.add(&model, &mut value.backward());
-        let loss: f64 = loss.into_scalar::<f32>().into();
-        let norm = gradients.global_norm();
-        let clip = match self.settings.max_grad_norm {
-            0.0 => 1.0,
-            max => (max / (norm + 1e-6)).min(1.0),
-        };
-        self.model = Some(self.optimizer.step(model, gradients, &self.settings, 1.0, clip));
-        Ok((loss, norm))
+        let others = Others { anchor, observer: None };
+        let stepper = Stepper::new(settings.objective, settings.train, loaded.model, others, device);
+        Ok(Self { stepper: Some(stepper), batch })
     }
 }
 
@@ -82,18 +42,23 @@ impl<V: VisionEncoder, P: Projector, O: Objective<Signal: Signal>> Work for Trai
     const SCOPED: bool = true;
 
     fn facts(&self) -> anyhow::Result<Map<String, Value>> {
+        let stepper = self.stepper.as_ref().context(LOST)?;
         let count = |list: Vec<params::ParamInfo>| list.iter().map(params::ParamInfo::len).sum::<usize>();
         Ok(object(json!({
             "tokens": self.batch.num_tokens(),
             "supervised_tokens": self.batch.num_supervised(),
-            "trainable_parameters": count(params::list_trainable(self.model()?)),
-            "parameters": count(params::list(self.model()?)),
+            "trainable_parameters": count(params::list_trainable(&stepper.model)),
+            "parameters": count(params::list(&stepper.model)),
         })))
     }
 
     fn turn(&mut self) -> anyhow::Result<Map<String, Value>> {
-        let (loss, norm) = self.step()?;
-        Ok(object(json!({"loss": loss, "grad_norm": norm})))
+        let stepper = self.stepper.take().context(LOST)?;
+        let tokens = self.batch.supervised_by_place();
+        let totals = StepTotals { examples: self.batch.examples(), tokens, training: true };
+        let (stepper, found) = stepper.step(std::slice::from_ref(&self.batch), &totals, 1.0)?;
+        self.stepper = Some(stepper);
+        Ok(object(json!({"loss": found.loss, "grad_norm": found.norm})))
     }
 }
 
