@@ -89,6 +89,9 @@ def of(case: Case, each: int = 4) -> Cost:
         flops = plain.flops + 2 * linear + 2 * attention
     else:
         flops = plain.flops + linear + 2 * attention + 3 * 2 * n * trained
+        if not case.images:
+            # Below the first block nothing is trained: the gradient of its input is not needed.
+            flops -= 2 * n * sum(i * o + case.rank * i for i, o in layer_sizes(shape)[:3])
     weights = linear_weights(shape) + shape["vocabulary"] * shape["width"]
     moved = plain.bytes + each * (weights + 2 * n * through) + 4 * trained * (2 + 6)
     if case.job == "dpo" and case.reference in ("adapter_off", "frozen_copy"):
