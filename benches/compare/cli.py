@@ -97,8 +97,10 @@ def wrong(rows: list[dict], require: float | None, against: str) -> list[str]:
     found = [f"{r['name']} against {r['against']}: {r['failed']}" for r in rows if r.get("wrong")]
     found += [f"{r['name']}: {r['failed']}" for r in rows if r.get("failed", "").startswith("firebrick:")]
     for r in rows:
-        ratio = r["seconds"][1] / r["seconds"][0] if "seconds" in r else None
-        if require and ratio and against in r["against"] and ratio < require:
+        if require is None or "failed" in r or against not in r["against"]:
+            continue
+        ratio = r["seconds"][1] / r["seconds"][0]
+        if ratio < require:
             found.append(f"{r['name']} against {r['against']}: ratio {ratio:.2f} is below {require}")
     return found
 

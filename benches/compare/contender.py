@@ -1,4 +1,5 @@
 """Processes that take turns when told to, and processes that are timed from their start."""
+import contextlib
 import dataclasses
 import json
 import os
@@ -147,6 +148,9 @@ class Contender:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.stdout.close()
         self.errors.close()
 
 
@@ -182,12 +186,18 @@ def first_step(spec: Spec) -> tuple[float, float]:
     with tempfile.TemporaryFile("w+") as errors:
         started = time.perf_counter()
         process = spec.start(1, errors)
-        while "turn" not in read(process, errors):
-            pass
+        try:
+            while "turn" not in read(process, errors):
+                pass
+        except Failed:
+            process.kill()
+            process.communicate()
+            raise
         seconds = time.perf_counter() - started
         process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
+        process.communicate()
         if process.returncode != 0:
             raise Failed(why(process.returncode, errors))
         return seconds, usage.ru_utime + usage.ru_stime

@@ -7,7 +7,7 @@ import subprocess
 from .contender import HERE
 
 HEAD = ["case", "parameters", "against", "ours, tokens/s", "theirs, tokens/s", "ratio", "processor, ms a turn",
-        "peak memory, MB", "start to first step, s", "last loss", "largest difference", "of the arithmetic limit",
+        "peak memory, MB", "start to first step, s", "processor until then, s", "last loss", "largest difference", "of the arithmetic limit",
         "of the memory limit", "note"]
 LEFT = [0, 2]
 
@@ -32,12 +32,14 @@ def cells(row: dict, limits: dict) -> list[str]:
         limit = max((one[key] for one in limits.values()), default=None)
         shares = [limit and row[key] / seconds / limit for seconds in (ours, theirs)]
         parts.append(versus(*shares, lambda x: f"{100 * x:.0f}%"))
-    first = [None if start is None else start[0] for start in row["first"]]
+    # Seconds, and the processor's.
+    first, work = zip(*row["first"])
     difference = "same tokens" if row["losses"][0] is None and row["difference"] == 0.0 else f"{row['difference']:.1e}"
     return [
         row["name"], f"{row['parameters'] / 1e6:.1f} M", row["against"], f"{n / ours:.0f}", f"{n / theirs:.0f}",
         f"**{theirs / ours:.2f}**", versus(*[p and 1e3 * p for p in row["processor"]], lambda x: f"{x:.0f}", True),
         versus(*row["peak"], lambda x: f"{x / 1e6:.0f}", True), versus(*first, lambda x: f"{x:.2f}", True),
+        versus(*work, lambda x: f"{x:.2f}", True),
         versus(*row["losses"], lambda x: f"{x:.5f}"), difference, *parts, row.get("note", "")]
 
 
