@@ -93,7 +93,7 @@ class Contender:
         self.failed: str | None = None
         self.ready: dict = {}
         self.errors = tempfile.TemporaryFile("w+")
-        self.sampler = Sampler() if spec.device.startswith("cuda") else None
+        self.sampler = Sampler(spec.device) if spec.device.startswith("cuda") else None
         self.process = spec.start(None, self.errors)
         try:
             self.ready = read(self.process, self.errors)["ready"]
@@ -157,14 +157,14 @@ class Contender:
 class Sampler:
     """The most memory that the GPU had in use above what it had before, as its driver counts."""
 
-    def __init__(self):
+    def __init__(self, device: str):
+        self.index = device.partition(":")[2] or "0"
         self.before, self.most, self.ends = self.used(), 0, threading.Event()
         self.thread = threading.Thread(target=self.watch, daemon=True)
         self.thread.start()
 
-    @staticmethod
-    def used() -> int:
-        command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+    def used(self) -> int:
+        command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=" + self.index]
         try:
             output = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
         except OSError:

@@ -103,21 +103,23 @@ def free_memory() -> int:
 
 
 def groups(case: Case, specs: list[Spec], options: Options) -> list[list[Spec]]:
-    """Who is alive at once: all, or ours with one of theirs at a time, where memory does not suffice for all."""
+    """Who is alive at once: all; where memory does not suffice for that, ours with one of theirs at a time; or each alone."""
+    alone = [[spec] for spec in specs]
     if options.apart:
-        return [[spec] for spec in specs]
+        return alone
     needs = [roofline.memory(case, ours=at == 0) for at in range(len(specs))]
     room = free_memory() * MEMORY_SHARE
 
-    def fits(chosen: list[int]) -> bool:
-        return sum(needs[at][0] for at in chosen) + max(needs[at][1] for at in chosen) <= room
+    def wants(chosen: list[int]) -> int:
+        return sum(needs[at][0] for at in chosen) + max(needs[at][1] for at in chosen)
 
-    if fits(list(range(len(specs)))):
+    if wants(list(range(len(specs)))) <= room:
         return [specs]
-    if fits([0, 1]):
+    if wants([0, 1]) <= room:
         return [[specs[0], other] for other in specs[1:]]
-    wanted = needs[0][0] + needs[1][0] + max(needs[0][1], needs[1][1])
-    raise Failed(f"too large: needs about {wanted / 1e9:.0f} GB, {room / 1e9:.0f} GB are free")
+    if max(wants([0]), wants([1])) <= room:
+        return alone
+    raise Failed(f"too large: needs about {max(wants([0]), wants([1])) / 1e9:.0f} GB, {room / 1e9:.0f} GB are free")
 
 
 def alternate(contenders: list[Contender], options: Options, turns: int) -> None:
@@ -161,11 +163,12 @@ def run(case: Case, options: Options) -> list[dict]:
     except Failed as failed:
         return [{**base, "against": name, "failed": str(failed)} for name in wanted]
     rows = []
+    alone = len(together[0]) == 1
+    if alone and not options.apart:
+        base["note"] = "one after the other, for want of memory"
     for group in found:
-        ours = found[0][0] if options.apart else group[0]
-        for other in group[0 if options.apart else 1:]:
-            if other is not ours:
-                rows += compare(case, options, ours, other, starts, base)
+        ours = found[0][0] if alone else group[0]
+        rows += [row for other in group if other is not ours for row in compare(case, options, ours, other, starts, base)]
     return rows + left_out
 
 

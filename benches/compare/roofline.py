@@ -114,17 +114,15 @@ def memory(case: Case, ours: bool) -> tuple[int, int]:
     many are alive at once."""
     shape, n = case.shape, case.rows * case.length
     copies = 2 if case.reference == "frozen_copy" and not ours else 1
-    held = 4 * parameters(shape) * copies + 400_000_000
-    width = 12 * shape["width"] + 4 * shape["mlp"]
-    within = 4 * n * shape["layers"] * width
-    if case.job in ("train", "dpo"):
-        held += 12 * trainable(case)
-    else:
-        within //= shape["layers"]
+    held = 4 * parameters(shape) * copies + (10_000_000 if ours else 700_000_000)
+    trains = case.job in ("train", "dpo")
+    layers = shape["layers"] if trains else 1
+    within = 4 * n * layers * (10 * shape["width"] + 3 * shape["mlp"])
+    held += 12 * trainable(case) if trains else 0
     if not ours:
-        layers = shape["layers"] if case.job in ("train", "dpo") else 1
-        within += int(4 * case.rows * shape["heads"] * case.length ** 2 * (2 * layers + 2))
-        within += 3 * 4 * n * shape["vocabulary"]
+        # Eager attention keeps the weights of every layer, and has three more squares at work; of the logits there are a
+        # copy in f32, their softmax and the gradients.
+        within += 4 * case.rows * shape["heads"] * case.length ** 2 * (layers + 3) + 6 * 4 * n * shape["vocabulary"]
     return int(held), int(within)
 
 

@@ -102,6 +102,19 @@ class Table(unittest.TestCase):
         self.assertEqual(len(cli.wrong(rows, 2.5, "sdpa")), 2)
 
 
+class Groups(unittest.TestCase):
+    def test_as_many_as_memory_suffices_for_are_alive(self):
+        options = measure.Options(pathlib.Path(), "", 1, 8, 4, 1, [])
+        specs = [Spec(name, None, 1) for name in "abc"]
+        case = Case("train", "llama", "300m", "full", 2048, 1)
+        for free, expected in [(100, ["abc"]), (29, ["ab", "ac"]), (22, ["a", "b", "c"])]:
+            with mock.patch.object(measure, "free_memory", lambda: free * 1e9):
+                found = measure.groups(case, specs, options)
+            self.assertEqual(["".join(spec.name for spec in group) for group in found], expected, free)
+        with mock.patch.object(measure, "free_memory", lambda: 10e9), self.assertRaisesRegex(Failed, "too large"):
+            measure.groups(case, specs, options)
+
+
 class Agreement(unittest.TestCase):
     def both(self, mine: list[dict], other: list[dict], job: str = "train") -> tuple:
         def contender(turns: list[dict]) -> Contender:
