@@ -27,9 +27,9 @@ def cells(row: dict, limits: dict) -> list[str]:
     ours, theirs = row["seconds"]
     n = row["tokens"]
     parts = []
-    for key in ("flops", "bytes"):
-        # The machine's limit is the higher of the two measured ones.
-        limit = max((one[key] for one in limits.values()), default=None)
+    for key, measured in [("flops", ["flops"]), ("bytes", ["copied", "read"])]:
+        # The machine's limit is the highest of those measured.
+        limit = max((one[name] for one in limits.values() for name in measured), default=None)
         shares = [limit and row[key] / seconds / limit for seconds in (ours, theirs)]
         parts.append(versus(*shares, lambda x: f"{100 * x:.0f}%"))
     # Seconds, and the processor's.
@@ -54,10 +54,10 @@ def roofline(limits: dict) -> str:
     if not limits:
         return "The machine's limits were not measured."
     how = {"ours": "`gemm`", "theirs": "`torch.mm`"}
-    one = [f"{who} {limit['flops'] / 1e9:.0f} GFLOP/s ({how[who]}, {limit['dtype']}), {limit['bytes'] / 1e9:.1f} GB/s copied, "
-           "read and write counted" for who, limit in limits.items()]
+    one = [f"{who} {limit['flops'] / 1e9:.0f} GFLOP/s ({how[who]}, {limit['dtype']}), {limit['copied'] / 1e9:.1f} GB/s copied (read and "
+           f"write counted), {limit['read'] / 1e9:.1f} GB/s read" for who, limit in limits.items()]
     return (f"Limits measured in the same run: {'; '.join(one)}. The machine's limit is the "
-            "higher of the two. A percentage is the least work of a case (counted in `compare/roofline.py`) over its time and that "
+            "highest. A percentage is the least work of a case (counted in `compare/roofline.py`) over its time and that "
             "limit; where the higher of a case's two percentages is 100%, nothing is left to gain.")
 
 

@@ -1,4 +1,4 @@
-//! What this machine can do at most with our own means: matrix products of the crate `gemm`, and copies.
+//! What this machine can do at most with our own means: matrix products of the crate `gemm`, copies, and reading.
 
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -14,12 +14,14 @@ const PIECE: usize = 1 << 20;
 /// The best of so many counts.
 const TRIES: usize = 5;
 
-/// `{"limits": …}`: operations and bytes per second. A copied byte counts twice, read and written.
+/// `{"limits": …}`: operations per second, and bytes when copying and when only reading. A copied byte counts twice, read
+/// and written.
 pub fn measure() -> Value {
     json!({"limits": {
         "threads": rayon::current_num_threads(),
         "flops": rayon::scope(|_| product()),
-        "bytes": rayon::scope(|_| copy()),
+        "copied": rayon::scope(|_| copy()),
+        "read": rayon::scope(|_| read()),
     }})
 }
 
@@ -74,4 +76,14 @@ fn copy() -> f64 {
         black_box(&to);
     });
     2.0 * (COPIED * 4) as f64 / seconds
+}
+
+fn read() -> f64 {
+    // Whole numbers, whose sum may be taken in any order and so in vectors.
+    let from = vec![1u64; COPIED / 2];
+    let seconds = best(|| {
+        let sum: u64 = from.par_chunks(PIECE).map(|piece| piece.iter().sum::<u64>()).sum();
+        black_box(sum);
+    });
+    (COPIED * 4) as f64 / seconds
 }
