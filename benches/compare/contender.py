@@ -39,8 +39,9 @@ class Spec:
         environment = dict(os.environ)
         for variable in ["RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"]:
             environment[variable] = str(self.threads)
-        # Nothing is fetched.
-        environment.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
+        # Nothing is fetched; errors are told in a line.
+        environment.update(
+            RUST_BACKTRACE="0", HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
         if self.device == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = ""
         if self.kernels:
@@ -79,7 +80,9 @@ def why(status: int, errors) -> str:
         return "killed, most likely for want of memory"
     errors.seek(0)
     lines = [line.strip() for line in errors.read().splitlines() if line.strip()]
-    return f"ended with status {status}: {lines[-1][:200] if lines else 'it said nothing'}"
+    # Rust says what is wrong first, Python last.
+    told = [line for line in lines if line.lower().startswith("error:")] or lines[-1:]
+    return f"ended with status {status}: {told[0][:200] if told else 'it said nothing'}"
 
 
 class Contender:

@@ -134,9 +134,10 @@ def alternate(contenders: list[Contender], options: Options, turns: int) -> None
             # Compiling counts as warm-up; the last turn of the round is one like those to come.
             rest = sum(c.turns[-1]["seconds"] for c in alive) * (turns - options.round) / 60
             if rest > options.minutes:
-                for contender in contenders:
-                    contender.fail(Failed(f"too long: about {rest:.0f} minutes, --minutes is {options.minutes:g}"))
-                return
+                failed = Failed(f"too long: about {rest:.1f} minutes, --minutes is {options.minutes:g}")
+                for contender in alive:
+                    contender.fail(failed)
+                raise failed
 
 
 def run(case: Case, options: Options) -> list[dict]:
