@@ -77,9 +77,12 @@ def their_spec(case: Case, folder: pathlib.Path, options: Options, against: str)
     def command(turns: int | None) -> list:
         return [sys.executable, "-m", module, json.dumps({**spec, "turns": turns})]
 
-    program = "TRL" if case.job == "dpo" else "torch"
-    return Spec(f"{program} {against}", command, options.threads, options.device,
+    return Spec(called(case, against), command, options.threads, options.device,
                 kernels=options.cache / "inductor", compiles=compiles, prefix=options.prefix)
+
+
+def called(case: Case, against: str) -> str:
+    return f"{'TRL' if case.job == 'dpo' else 'torch'} {against}"
 
 
 def opponents(case: Case, against: list[str]) -> list[str]:
@@ -146,7 +149,7 @@ def run(case: Case, options: Options) -> list[dict]:
     device = options.device.split(":")[0]
     base = {"name": case.name, "case": dataclasses.asdict(case)}
     wanted = opponents(case, options.against)
-    left_out = [{**base, "against": f"torch {name}", "failed": missing(name)} for name in wanted if missing(name)]
+    left_out = [{**base, "against": called(case, name), "failed": missing(name)} for name in wanted if missing(name)]
     against = [name for name in wanted if not missing(name)]
     try:
         folder = making.ready(options.cache, case, dtype, device)
@@ -162,7 +165,7 @@ def run(case: Case, options: Options) -> list[dict]:
             found.append(contenders)
         starts = cold(case, specs, options)
     except Failed as failed:
-        return [{**base, "against": name, "failed": str(failed)} for name in wanted]
+        return [{**base, "against": called(case, name), "failed": str(failed)} for name in wanted]
     rows = []
     alone = len(together[0]) == 1
     if alone and not options.apart:
