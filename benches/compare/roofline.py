@@ -158,5 +158,6 @@ def measure_theirs(threads: int, device: str = "cpu") -> dict:
     dtype = torch.bfloat16 if gpu else torch.float32
     a, b, c = (torch.full((size, size), 1e-3, dtype=dtype, device=device) for _ in range(3))
     from_, to = torch.ones(copied, device=device), torch.zeros(copied, device=device)
-    return {"threads": torch.get_num_threads(), "dtype": "bf16" if gpu else "f32", "flops": 2 * size ** 3 / best(lambda: torch.mm(a, b, out=c)),
+    return {"threads": torch.get_num_threads(), "dtype": "bf16" if gpu else "f32",
+            "flops": 2 * size ** 3 / best(lambda: torch.mm(a, b, out=c)),
             "copied": 2 * 4 * copied / best(lambda: to.copy_(from_)), "read": 4 * copied / best(lambda: from_.sum())}
