@@ -1,4 +1,11 @@
 //! The choice of device at run time.
+//!
+//! # What GPUs keep between runs
+//! For every operation and every order of magnitude of its shapes, burn measures which of several kernels is fastest,
+//! and it compiles each kernel: minutes at the start of a run. With the feature `kernel-cache` (part of `cuda`) both are
+//! kept in the user's cache folder, `$XDG_CACHE_HOME/cubecl/default.db` or what the system has instead, whatever folder a
+//! run is started in. A `cubecl.toml` (or `burn.toml`) of one's own in that folder or above it is obeyed instead, and
+//! `CUBECL_ENVIRONMENT=<name>` picks another file in the same place. Without the feature nothing is kept.
 
 use burn::tensor::Device;
 use std::fmt;
@@ -92,6 +99,8 @@ impl fmt::Display for DeviceRequest {
 /// # Errors
 /// [`DeviceError`] names the cargo feature, or what is missing on this machine.
 pub fn choose(request: DeviceRequest) -> Result<Chosen, DeviceError> {
+    #[cfg(feature = "kernel-cache")]
+    kernel_cache::keep();
     match request {
         DeviceRequest::Cpu => cpu("asked for".to_owned()),
         DeviceRequest::Wgpu(index) => wgpu(index),
@@ -113,6 +122,33 @@ fn auto() -> Result<Chosen, DeviceError> {
         }
     }
     cpu(format!("auto: {}", why.join(", ")))
+}
+
+/// Where cubecl keeps what it has measured and compiled. Left alone, it keeps no kernels, and its measurements under
+/// `target` of the folder that the run was started in.
+#[cfg(feature = "kernel-cache")]
+mod kernel_cache {
+    use burn::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig, cache::CacheConfig};
+    use std::path::Path;
+
+    /// Sets the cache folder, unless the user has written a configuration or a device has been opened already.
+    pub(super) fn keep() {
+        if std::env::current_dir().is_ok_and(|folder| is_configured(&folder)) {
+            return;
+        }
+        let mut config = CubeClRuntimeConfig::default();
+        config.environment.path = CacheConfig::Global;
+        config.compilation.cache = true;
+        // False where it is set already: by the first call, or by a program that uses this library.
+        CubeClRuntimeConfig::try_set(config.override_from_env());
+    }
+
+    /// Whether cubecl would find a configuration from `folder`.
+    pub(super) fn is_configured(folder: &Path) -> bool {
+        let sections = CubeClRuntimeConfig::section_file_names().iter().map(|(name, _)| *name);
+        let names: Vec<&str> = CubeClRuntimeConfig::file_names().iter().copied().chain(sections).collect();
+        folder.ancestors().any(|folder| names.iter().any(|name| folder.join(name).is_file()))
+    }
 }
 
 #[cfg(feature = "cpu")]
@@ -254,6 +290,17 @@ mod tests {
         for text in ["gpu", "cpu:0", "cuda:x", ""] {
             assert!(text.parse::<DeviceRequest>().unwrap_err().to_string().contains("cuda:<i>"));
         }
+    }
+
+    #[cfg(feature = "kernel-cache")]
+    #[test]
+    fn a_users_own_configuration_is_found_in_the_folder_and_above() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("a/b");
+        std::fs::create_dir_all(&inner).unwrap();
+        assert!(!kernel_cache::is_configured(&inner));
+        std::fs::write(folder.path().join("cubecl.toml"), "").unwrap();
+        assert!(kernel_cache::is_configured(&inner));
     }
 
     #[cfg(not(feature = "cuda"))]

@@ -4,12 +4,15 @@
 //! fields are named after Hugging Face's modules, so that a parameter's path *is* its key in a checkpoint.
 //!
 //! Every operation has one door here. Behind it stands the fused CPU kernel of [`flex`] where the tensors live on the
-//! CPU, and a composition of burn's operations everywhere else; both compute the same thing.
+//! CPU, and a composition of burn's operations with a gradient of its own everywhere else; both compute the same thing.
 
 mod activation;
 mod adamw;
 mod attention;
+mod composed;
 mod embedding;
+#[cfg(any(feature = "cuda", all(test, feature = "wgpu")))]
+mod flash;
 #[cfg(feature = "cpu")]
 pub mod flex;
 mod linear;
@@ -18,6 +21,7 @@ mod norm;
 pub mod params;
 mod quant;
 mod rope;
+mod starts;
 mod virtual_tokens;
 mod weight;
 
@@ -33,6 +37,7 @@ pub use norm::{LayerNorm, RmsNorm};
 pub(crate) use norm::{cast_to, to_f32};
 pub use quant::{Blocks, CodeBytes, Levels, NESTED_BLOCK, QuantError, QuantFormat, Quantized, Scales};
 pub use rope::{Rope, RopeConfig, RopeScaling};
+pub use starts::Starts;
 pub use virtual_tokens::{PlainTable, PromptEncoder, PromptRule, VirtualPlace, VirtualTokens, put_in_front};
 pub use weight::{LowRank, Weight};
 

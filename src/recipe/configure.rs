@@ -4,6 +4,7 @@
 use super::experiment::Parts;
 use super::opened::has_vision;
 use super::quantize::Quantize;
+use super::slots::packing_refusal;
 use super::{Arguments, ImageSettings, RecipeError, adapter_file, making};
 use crate::adapters::{Adapter, NoAdapter};
 use crate::data::{DataKind, Reading, SpecialTokens, TextOptions};
@@ -123,6 +124,9 @@ where
             )));
         }
         configured.check_quantized()?;
+        if let Some(reason) = packing_refusal::<A, V, O>().filter(|_| configured.train.packing) {
+            return Err(RecipeError::Usage(format!("train.packing is true: {reason}")));
+        }
         configured.check_reference(arguments)?;
         Ok(configured)
     }
@@ -317,20 +321,6 @@ fn refuse_idle_settings<A: Adapter>(
                 "{key} would do nothing: the part is frozen; set train.{part}=true, or leave it out"
             )));
         }
-    }
-    if train.bf16 && train.language_model == Some(true) {
-        return Err(RecipeError::Usage(
-            "train.bf16 holds frozen weights in bf16, but the language model is trained; add an adapter, or leave it out"
-                .to_owned(),
-        ));
-    }
-    let saved_whole = adapter.modules_to_save().unwrap_or_default();
-    if train.bf16 && saved_whole.iter().any(|module| module == "embed_tokens") {
-        return Err(RecipeError::Usage(
-            "train.bf16 holds frozen weights in bf16, but adapter.modules_to_save trains the token table, from which all \
-             activations take their type; leave one out, or name single rows in adapter.trainable_token_indices"
-                .to_owned(),
-        ));
     }
     let evaluates = !arguments.eval_data.is_empty() || arguments.data.is_empty();
     for key in ["train.eval_steps", "train.load_best_model_at_end", "train.eval_on_start", "train.eval_shuffled_images"]

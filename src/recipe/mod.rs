@@ -43,7 +43,7 @@ pub use shape::{Shape, WeightType};
 pub use slots::refused;
 pub use slots::{
     Anchors, DefaultImageData, DefaultObjective, DefaultTextData, Fits, Suits, Teaches, Trains, Unwritten,
-    check_generates, fits, fits_train,
+    check_generates, check_packs, fits, fits_train,
 };
 pub use zoo::with_adapter;
 

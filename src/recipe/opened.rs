@@ -294,7 +294,7 @@ fn start_new_rows<L: CausalLm>(model: &mut L, tokens: &[NewToken], known: usize)
         table.set_rows(&[token.id], mean);
         if let Some(head) = model.head_mut() {
             head.weight = head.weight.clone().map_param(|weight| {
-                let mut rows = Embedding { weight, adapter: None };
+                let mut rows = Embedding { weight, adapter: None, activations: None };
                 let mean = rows.rows(from).mean_dim(0);
                 rows.set_rows(&[token.id], mean);
                 rows.weight

@@ -9,7 +9,7 @@ use super::{Arguments, RecipeError, adapter_file, making, preflight, tools};
 use crate::adapters::{Adapter, PROJECTOR, Start};
 use crate::checkpoint::Shards;
 use crate::checkpoint::hub::Wanted;
-use crate::data::{Check, Checked, DataKind, Dataset, Encoder, LoaderSettings, PadSide, Padding, Sampler};
+use crate::data::{Check, Checked, DataKind, Dataset, Encoder, Fill, Lines, LoaderSettings, PadSide, Padding, Sampler};
 use crate::device::Chosen;
 use crate::example::{Facts, Learns, Shape};
 use crate::generation::Stop;
@@ -124,7 +124,7 @@ where
         let mut checked = checked;
         let facts = std::mem::take(&mut checked.facts);
         let plan = self.plan(&checked);
-        notes.push(describe(&plan, train));
+        notes.push(self.describe(&plan, &checked));
         say!("{}", notes[notes.len() - 1]);
         let left_out = left_out(&checked, &dataset);
         let inputs = self.inputs(&places, &dataset, eval.as_ref());
@@ -156,7 +156,7 @@ where
         if let Some(sample) = preflight::show_sample(&dataset, &encoder, &checked) {
             say!("{sample}");
         }
-        say!("{}", describe(&self.plan(&checked), &self.settings.train));
+        say!("{}", self.describe(&self.plan(&checked), &checked));
         say!("{}", self.memory(&opened, &checked));
         if !places.eval.is_empty() {
             self.check("held-out data", &places.eval, &places, &encoder)?;
@@ -319,12 +319,50 @@ where
 
     fn plan(&self, checked: &Checked) -> Plan {
         let train = &self.settings.train;
-        Plan::new(train, sampler(train), &checked.signed_lengths)
+        let sampler = sampler(train);
+        if train.packing {
+            let capacity = self.settings.reading.max_tokens_count;
+            return Plan::packed(train, sampler == Sampler::Shuffled, &checked.lengths, capacity);
+        }
+        match sampler {
+            Sampler::Bucketed => {
+                Plan::new(train, sampler, &checked.lengths.iter().map(|&n| n as i64).collect::<Vec<_>>())
+            }
+            _ => Plan::new(train, sampler, &checked.signed_lengths),
+        }
+    }
+
+    /// The steps, and of records of one row how much of their batches is padding.
+    fn describe(&self, plan: &Plan, checked: &Checked) -> String {
+        let train = &self.settings.train;
+        let rows = train.per_device_train_batch_size * train.gradient_accumulation_steps;
+        let batches = plan.epoch(0);
+        let mut line = match train.packing {
+            false => format!("plan: {} steps of {rows} records", plan.total_steps),
+            true => format!(
+                "plan: {} steps of {rows} rows, into {} of which {} records are packed",
+                plan.total_steps,
+                batches.iter().map(|batch| batch.len()).sum::<usize>(),
+                checked.ok
+            ),
+        };
+        if <D::Shape as Shape>::ROWS == 1 {
+            let padding = |batches: &[Lines]| 100.0 * (1.0 - Fill::of(batches, &checked.lengths, PAD_MULTIPLE).share());
+            line += &format!("; {:.1}% padding", padding(&batches));
+            if train.packing || sampler(train) == Sampler::Bucketed {
+                let shuffled = Plan::new(train, Sampler::Shuffled, &checked.signed_lengths).epoch(0);
+                line += &format!(" ({:.1}% without)", padding(&shuffled));
+            }
+        }
+        line
     }
 
     fn memory(&self, opened: &Opened<M, V, P>, checked: &Checked) -> String {
         let train = &self.settings.train;
-        let longest = checked.lengths.iter().copied().max().unwrap_or(0);
+        let longest = match train.packing {
+            false => checked.lengths.iter().copied().max().unwrap_or(0),
+            true => self.plan(checked).epoch(0).iter().map(|batch| batch.longest(&checked.lengths)).max().unwrap_or(0),
+        };
         let tokens = longest * train.per_device_train_batch_size;
         let language_model = &opened.model.language_model;
         let (width, layers) = (language_model.hidden_size(), language_model.num_layers());
@@ -398,16 +436,12 @@ fn left_out<K: DataKind>(checked: &Checked, dataset: &Dataset<K>) -> BTreeMap<St
     reasons.into_iter().map(|(reason, n)| (reason.to_owned(), n)).collect()
 }
 
-fn describe(plan: &Plan, train: &Train) -> String {
-    let records = train.per_device_train_batch_size * train.gradient_accumulation_steps;
-    format!("plan: {} steps of {records} records", plan.total_steps)
-}
-
 fn sampler(train: &Train) -> Sampler {
     match train.sampler.as_str() {
         "sequential" => Sampler::Sequential,
         "length" => Sampler::Length,
         "modality" => Sampler::Modality,
+        "bucketed" => Sampler::Bucketed,
         _ => Sampler::Shuffled,
     }
 }

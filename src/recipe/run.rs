@@ -23,7 +23,7 @@ use crate::trainer::{Ended, Reference, Signal, Train, Trainer};
 use crate::vision::VisionEncoder;
 use crate::vlm::Part;
 use burn::module::Module;
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 use clap::{CommandFactory, FromArgMatches};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -287,6 +287,12 @@ where
         let narrow = |name: &str| settings.train.bf16 && !trainable(name, &settings.train, saved_whole);
         let loaded = opened
             .load(&settings.projector, &narrow, &device)
+            .map(|mut loaded| {
+                // Whatever its table is held in: one that is trained stays f32.
+                let table = loaded.model.language_model.token_table_mut();
+                table.activations = settings.train.bf16.then_some(DType::BF16);
+                loaded
+            })
             .and_then(|loaded| self.attach(loaded, &device))
             .and_then(|(loaded, adapter)| {
                 let others = self.others(&loaded, &fingerprints, &device)?;

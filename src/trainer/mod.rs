@@ -14,9 +14,10 @@ mod schedule;
 mod settings;
 pub mod state;
 mod step;
+mod stepper;
 pub mod track;
 
-pub use anchor::{AdapterOff, Anchor, AnyReference, FrozenCopy, NoReference, Reference, Stored, Synced};
+pub use anchor::{AdapterOff, Anchor, AnyReference, FrozenCopy, NoReference, Others, Reference, Stored, Synced};
 pub use evaluate::{Answer, EvalData, Evaluation, Evaluator, Images, Judgement, answer, exact_match, judge};
 pub use log::MetricsLog;
 pub use optimizer::{AdamW, GradientSum, Moments, decays};
@@ -25,3 +26,4 @@ pub use policy::{Policy, Scored, Signal};
 pub use run::{Ended, TrainData, TrainError, Trained, Trainer};
 pub use schedule::Schedule;
 pub use settings::{GENERATION_ONLY, Train, TrainBuilder, TrainSettings};
+pub use stepper::{Stepped, Stepper};

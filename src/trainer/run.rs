@@ -11,6 +11,7 @@ use super::progress::Progress;
 use super::schedule::Schedule;
 use super::state::{self, Counters, Saved};
 use super::step::Stepping;
+use super::stepper::Moving;
 use super::track::{Tracker, Trackers};
 use crate::checkpoint::{CheckpointError, run as checkpoints};
 use crate::data::{Batch, DataError, DataKind, Dataset, Encoder, LoadedBatch, Loader, LoaderSettings, Place};
@@ -301,16 +302,12 @@ impl<P: Policy, O: Objective<Signal: Signal>, K: DataKind> Running<'_, '_, P, O,
             seed: settings.seed,
             step,
         };
-        let mut found = stepping.gradients(&model, batches, totals, &mut self.counters.objective)?;
-        for metric in found.metrics.drain(..) {
+        let factor = self.schedule.factor(self.counters.step);
+        let moving = Moving { settings, optimizer: &mut self.optimizer, factor };
+        let (model, found) = moving.update(&stepping, model, batches, totals, &mut self.counters.objective)?;
+        for metric in found.metrics {
             self.counters.window_metrics.entry(metric.name.into_owned()).or_default().add(metric.sum, metric.weight);
         }
-        let clip = match settings.max_grad_norm {
-            0.0 => 1.0,
-            max => (max / (found.norm + 1e-6)).min(1.0),
-        };
-        let factor = self.schedule.factor(self.counters.step);
-        let model = self.optimizer.step(model, found.gradients, settings, factor, clip);
         let anchor = std::mem::replace(&mut self.others.anchor, Anchor::None);
         self.others.anchor = anchor.follow(&model, step);
         self.model = Some(model);

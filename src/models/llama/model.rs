@@ -93,7 +93,7 @@ impl CausalLm for LlamaForCausalLm {
 
     fn hidden(&self, x_btd: Tensor<3>, layout: &SequenceLayout, mut cache: Option<&mut KvCache>) -> Tensor<3> {
         let t = x_btd.dims()[1];
-        let rope = self.config.rope().table(layout.past + t, &x_btd.device());
+        let rope = self.config.rope().table(layout.positions_of(t), &x_btd.device());
         let mut x = x_btd;
         for (index, layer) in self.layers.iter().enumerate() {
             let held = cache.as_deref_mut().map(|c| &mut c.layers[index]);
