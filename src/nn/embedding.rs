@@ -3,8 +3,8 @@
 // n positions, v rows of the table, k trained rows, d width
 use super::cast_to;
 use super::linear::{AdapterSlot, Linear, LinearAdapter, PlainMap, linear};
-use super::weight::Weight;
 use super::params::{self, normal};
+use super::weight::Weight;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor};
 use std::sync::Arc;
@@ -169,13 +169,7 @@ impl LinearAdapter for PutRows {
         &[TRAINED_ROWS_KEY]
     }
 
-    fn forward(
-        &self,
-        x_ni: Tensor<2>,
-        weight: &Weight,
-        bias_o: Option<Tensor<1>>,
-        params: &[Tensor<2>],
-    ) -> Tensor<2> {
+    fn forward(&self, x_ni: Tensor<2>, weight: &Weight, bias_o: Option<Tensor<1>>, params: &[Tensor<2>]) -> Tensor<2> {
         let weight_oi = self.weight(weight.beside(&x_ni), params[0].clone());
         linear(x_ni, weight_oi, bias_o)
     }

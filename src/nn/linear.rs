@@ -67,13 +67,7 @@ pub trait LinearAdapter: Debug + Send + Sync {
     /// # Shapes
     /// `x_ni` to `[n, o]`, with `weight` `[o, i]`, which is multiplied with by its own [`Weight::linear`]: it may be quantized;
     /// `params` are the trainable matrices in the order of [`LinearAdapter::names`], then the fixed ones.
-    fn forward(
-        &self,
-        x_ni: Tensor<2>,
-        weight: &Weight,
-        bias_o: Option<Tensor<1>>,
-        params: &[Tensor<2>],
-    ) -> Tensor<2>;
+    fn forward(&self, x_ni: Tensor<2>, weight: &Weight, bias_o: Option<Tensor<1>>, params: &[Tensor<2>]) -> Tensor<2>;
 
     /// The plain map that does what the adapted layer does, for merging at export; `None` where there is none.
     fn merged(&self, plain: PlainMap, params: &[Tensor<2>]) -> Option<PlainMap>;

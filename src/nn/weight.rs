@@ -100,8 +100,19 @@ impl Weight {
         if let Some(weight) = self.kernel(&x_ni) {
             return super::flex::quantized_linear(x_ni, weight, bias_o, None);
         }
-        let weight_oi = self.beside(&x_ni);
-        linear(x_ni, weight_oi, bias_o)
+        match self {
+            Self::Dense(_) => {
+                let weight_oi = self.beside(&x_ni);
+                linear(x_ni, weight_oi, bias_o)
+            }
+            Self::Quantized(weight) => {
+                let y_no = weight.matmul(x_ni);
+                match bias_o {
+                    Some(bias) => y_no + bias.unsqueeze(),
+                    None => y_no,
+                }
+            }
+        }
     }
 
     /// `x·Wᵀ + b + scale·(x·Aᵀ)·Bᵀ` in the type of `x`, the update in f32.

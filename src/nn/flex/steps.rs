@@ -20,7 +20,10 @@ use burn_autodiff::{
 };
 
 /// The upstream gradient, the state and the tracked parents of a step.
-pub(super) fn open<S, const N: usize>(ops: Ops<S, N>, gradients: &mut Gradients) -> (FlexTensor, S, [Option<NodeId>; N]) {
+pub(super) fn open<S, const N: usize>(
+    ops: Ops<S, N>,
+    gradients: &mut Gradients,
+) -> (FlexTensor, S, [Option<NodeId>; N]) {
     let upstream = gradients.consume::<Flex>(&ops.node);
     (upstream, ops.state, ops.parents.map(|parent| parent.map(|node| node.id)))
 }

@@ -323,6 +323,22 @@ impl Quantized {
         }
     }
 
+    /// `x·Wᵀ` in the type of `x`, where there is no kernel: the whole weight exists for as long as the product takes.
+    ///
+    /// # Shapes
+    /// `[n, i]` to `[n, o]`.
+    pub(crate) fn matmul(&self, x_ni: Tensor<2>) -> Tensor<2> {
+        match &self.storage {
+            Storage::Device(blocks) => blocks.matmul(x_ni),
+            // The CPU's kernels are f32 only.
+            Storage::Host(_) => {
+                let weight_oi = super::cast_to(self.dense(), x_ni.dtype());
+                let weight_oi = if x_ni.is_autodiff() { weight_oi.autodiff() } else { weight_oi };
+                super::linear(x_ni, weight_oi, None)
+            }
+        }
+    }
+
     pub(crate) fn to_device(&self, device: &Device) -> Self {
         let storage = match &self.storage {
             Storage::Host(_) => self.storage.clone(),

@@ -102,6 +102,24 @@ fn the_composition_and_the_kernel_agree_to_the_bit() {
         let expected = blocks.dequantize();
         let composed: Vec<f32> = DeviceBlocks::new(&blocks, &device).dense().into_data().try_to_vec().unwrap();
         assert_eq!(composed, expected, "{format} {shape:?}");
+        let x = Tensor::<2>::from_data(
+            burn::tensor::TensorData::new(noise(4 * shape[1]), [4, shape[1]]),
+            &device.clone().autodiff(),
+        );
+        let kernel = crate::nn::Weight::Quantized(Quantized::on(blocks.clone(), &device));
+        let products: [&dyn Fn(Tensor<2>) -> Tensor<2>; 2] =
+            [&|x| DeviceBlocks::new(&blocks, &device).matmul(x), &|x| kernel.linear(x, None)];
+        let [(y, dx), (expected_y, expected_dx)] = products.map(|product| {
+            let x = x.clone().require_grad();
+            let y = product(x.clone());
+            let gradients = y.clone().square().sum().backward();
+            let host = |tensor: Tensor<2>| -> Vec<f32> { tensor.into_data().try_to_vec().unwrap() };
+            (host(y), host(x.grad(&gradients).unwrap()))
+        });
+        for (found, expected) in y.iter().chain(&dx).zip(expected_y.iter().chain(&expected_dx)) {
+            // Sums of a few hundred products of size one, in another order.
+            assert!((found - expected).abs() <= 1e-4 * expected.abs().max(10.0), "{found} instead of {expected}");
+        }
         let kernel: Vec<f32> = Quantized::on(blocks, &device).dense().into_data().try_to_vec().unwrap();
         assert_eq!(kernel, expected, "{format} {shape:?}");
     }
