@@ -231,6 +231,7 @@ fn planned(case: &Case) -> usize {
         moments: 8,
         base: 0,
         queued: 0,
+        threads: 2,
     })
     .live()
 }

@@ -138,6 +138,7 @@ where
             beside: Beside { copied: sized.parameters.iter().filter(copied).map(weight).sum(), others: sized.others },
             moments: 8,
             base: sized.base,
+            threads: rayon::current_num_threads(),
             queued: train.dataloader_num_workers * train.dataloader_prefetch_factor,
         })
     }
