@@ -38,6 +38,7 @@ pub use starts::Starts;
 pub use virtual_tokens::{PlainTable, PromptEncoder, PromptRule, VirtualPlace, VirtualTokens, put_in_front};
 
 use burn::tensor::{Device, Tensor};
+use std::sync::Arc;
 
 /// Whether `device` runs the fused CPU kernels.
 #[cfg(feature = "cpu")]
@@ -49,6 +50,17 @@ pub(crate) fn is_flex(device: &Device) -> bool {
 #[cfg(not(feature = "cpu"))]
 pub(crate) fn is_flex(_device: &Device) -> bool {
     false
+}
+
+/// A tensor's elements where they lie, row-major and shared, not copied; `None` where they are not f32 in this process's
+/// memory.
+pub(crate) fn memory_of<const D: usize>(tensor: &Tensor<D>) -> Option<Arc<dyn AsRef<[u8]> + Send + Sync>> {
+    #[cfg(feature = "cpu")]
+    if fused(tensor) {
+        return Some(Arc::new(flex::Memory::of(tensor.clone())));
+    }
+    let _ = tensor;
+    None
 }
 
 /// Whether the fused CPU kernels, which are f32 only, take this tensor.

@@ -2,6 +2,7 @@
 //! nothing.
 
 use super::experiment::Parts;
+use super::memory::Batching;
 use super::opened::has_vision;
 use super::slots::packing_refusal;
 use super::{Arguments, ImageSettings, RecipeError, adapter_file, making};
@@ -124,6 +125,20 @@ where
         }
         configured.check_reference(arguments)?;
         Ok(configured)
+    }
+
+    /// Cuts the steps as `--auto-batch` chose.
+    ///
+    /// # Errors
+    /// None: the settings take every count.
+    pub fn cut_by(&mut self, batching: Batching) -> Result<(), RecipeError> {
+        for (name, value) in
+            [("per_device_train_batch_size", batching.micro), ("gradient_accumulation_steps", batching.accumulation)]
+        {
+            self.resolved.derive(&format!("train.{name}"), json!(value), "--auto-batch")?;
+        }
+        self.train = self.resolved.section("train")?;
+        Ok(())
     }
 
     /// Where the reference comes from.

@@ -31,6 +31,7 @@ mod extension;
 mod gemm;
 mod kernels;
 mod linear;
+mod memory;
 mod norm;
 mod project;
 mod steps;
@@ -39,6 +40,7 @@ mod tests;
 mod token_nll;
 
 pub use adamw::{adamw_step, row_squares, sum_of_squares};
+pub use memory::Memory;
 pub use token_nll::token_stats;
 
 use crate::nn::AttentionSpec;
