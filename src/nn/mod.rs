@@ -17,6 +17,7 @@ mod flash;
 pub mod flex;
 mod linear;
 mod loss;
+mod mlp;
 mod norm;
 pub mod params;
 mod rope;
@@ -31,6 +32,7 @@ pub use embedding::{Embedding, PutRows, TRAINED_ROWS, TRAINED_ROWS_KEY, TrainedR
 pub(crate) use linear::linear;
 pub use linear::{AdapterSlot, FIXED, Linear, LinearAdapter, PlainMap, RateGroup};
 pub use loss::{Spread, TokenStats, logits, mean_logits, normalizers, spread, token_log_probs, token_stats};
+pub use mlp::gated_mlp;
 pub use norm::{LayerNorm, RmsNorm};
 pub(crate) use norm::{cast_to, to_f32};
 pub use rope::{Rope, RopeConfig, RopeScaling};
