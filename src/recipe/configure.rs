@@ -100,7 +100,7 @@ where
                 O::NAME
             )));
         }
-        refuse_idle_settings(&configured.adapter, &configured.resolved, &configured.train, arguments)?;
+        refuse_idle_settings::<A>(&configured.resolved, &configured.train, arguments)?;
         if !has_vision::<V>() {
             refuse_vision(&configured.resolved)?;
         }
@@ -289,7 +289,6 @@ fn derive<A: Adapter>(resolved: &mut Resolved, arguments: &Arguments, sees: bool
 
 /// Settings that were typed and would do nothing.
 fn refuse_idle_settings<A: Adapter>(
-    adapter: &A,
     resolved: &Resolved,
     train: &Train,
     arguments: &Arguments,

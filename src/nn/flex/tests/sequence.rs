@@ -98,7 +98,7 @@ fn attention_obeys_padding_window_past_and_direction() {
     check_attention("left padding, no rope", 4, 99, &padded, false);
     let window = AttentionSpec { window: Some(5), ..padded.clone() };
     check_attention("window and padding", 4, 99, &window, true);
-    let wide = AttentionSpec { starts: Arc::from([0, 3, 70, 129]), ..spec(4, 2, 20) };
+    let wide = AttentionSpec { starts: Starts::from([0, 3, 70, 129]), ..spec(4, 2, 20) };
     check_attention("left padding, wide heads", 4, 130, &wide, true);
     let wide = AttentionSpec { window: Some(45), causal: false, ..wide };
     check_attention("window and padding, wide heads", 4, 130, &wide, false);
