@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use firebrick::checkpoint::bridge::Hold;
 use firebrick::checkpoint::{DirWriter, Manifest, Pending, bridge, write_model};
 use firebrick::device::DeviceRequest;
-use firebrick::checkpoint::bridge::Hold;
 use firebrick::recipe::{Arguments, Finished, Opened};
 use firebrick::settings::Component;
 use firebrick_external::{MergePatches, PatchTower, PatchTowerModel, Pictures, recipe, recipe_by_hand};
