@@ -153,11 +153,32 @@ mod kernel_cache {
 
 #[cfg(feature = "cpu")]
 fn cpu(reason: String) -> Result<Chosen, DeviceError> {
+    keep_freed_memory();
     Ok(Chosen {
         device: Device::flex(),
         name: format!("cpu ({} threads, {})", rayon::current_num_threads(), instructions()),
         reason,
     })
+}
+
+/// Lets mimalloc keep freed memory for ten seconds, where it is the program's allocator and `MIMALLOC_PURGE_DELAY` says
+/// nothing else.
+///
+/// Its own second gives the activations and gradients of a step that takes longer back to the system before the next step
+/// asks for them, and each page is then cleared and mapped again.
+#[cfg(feature = "cpu")]
+pub fn keep_freed_memory() {
+    use std::ffi::{c_int, c_long};
+    // Links the allocator's library, which declares none of this without a further dependency.
+    use libmimalloc_sys as _;
+    unsafe extern "C" {
+        fn mi_option_set_default(option: c_int, value: c_long);
+    }
+    /// `mi_option_purge_delay` of mimalloc 2 and 3, in milliseconds.
+    const PURGE_DELAY: c_int = 15;
+    // SAFETY: mimalloc's own function with a number that it knows; the options are plain integers that other threads may read
+    // meanwhile.
+    unsafe { mi_option_set_default(PURGE_DELAY, 10_000) };
 }
 
 #[cfg(not(feature = "cpu"))]
@@ -274,6 +295,23 @@ fn quietly<R: Send + 'static>(act: impl FnOnce() -> R + Send + 'static) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(feature = "cpu")]
+    fn mimalloc_keeps_freed_memory_unless_it_was_told_otherwise() {
+        unsafe extern "C" {
+            fn mi_option_get(option: std::ffi::c_int) -> std::ffi::c_long;
+        }
+        // SAFETY: mimalloc's own function with a number that it knows.
+        let before = unsafe { mi_option_get(15) };
+        let told = std::env::var_os("MIMALLOC_PURGE_DELAY").is_some();
+        // Another option under this number would hardly have one of these values.
+        assert!(told || [1000, 10_000].contains(&before), "{before}");
+        keep_freed_memory();
+        // SAFETY: as above.
+        let after = unsafe { mi_option_get(15) };
+        assert_eq!(after, if told { before } else { 10_000 });
+    }
 
     #[test]
     fn requests_are_parsed_or_refused() {

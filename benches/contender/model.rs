@@ -4,6 +4,7 @@ use crate::{Options, Tuning};
 use anyhow::Context;
 use burn::tensor::Device;
 use firebrick::adapters::{Lora, Start};
+use firebrick::checkpoint::bridge::Hold;
 use firebrick::models::Llama;
 use firebrick::nn::params;
 use firebrick::projector::{NoProjector, Projector};
@@ -63,8 +64,12 @@ pub fn load<V: VisionEncoder, P: Projector, O: Component>(
 ) -> anyhow::Result<Loaded<Llama, V, P>> {
     let projector = P::default();
     let opened = Opened::new(options.model()?, &Llama::default(), &V::default(), &projector, device)?;
-    let narrow = |name: &str| settings.train.bf16 && !trains::<P>(name, &settings.train);
-    let mut loaded = opened.load(&projector, &narrow, device)?;
+    let hold = |name: &str| match (trains::<P>(name, &settings.train), settings.train.bf16) {
+        (true, _) => Hold::Trained,
+        (false, true) => Hold::Narrow,
+        (false, false) => Hold::Frozen,
+    };
+    let mut loaded = opened.load(&projector, &hold, device)?;
     match (options.adapter, &options.adapter_weights) {
         (Tuning::None, _) => {}
         (Tuning::Lora, Some(dir)) => loaded = adapter_file::load(loaded, &settings.adapter, dir, device)?,

@@ -9,8 +9,8 @@ use super::config_json::Fields;
 use super::error::CheckpointError;
 use super::keys::Rename;
 use super::shards::{Shards, TensorView};
-use super::tensors::{Dtype, HostTensor};
-use crate::nn::{Blocks, Levels, NESTED_BLOCK, QuantFormat, Scales};
+use super::tensors::Dtype;
+use crate::nn::{Blocks, CodeBytes, Levels, NESTED_BLOCK, QuantFormat, Scales};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,12 +31,6 @@ pub enum Stored<'a> {
     Plain(TensorView<'a>),
     /// Quantized.
     Quantized(Blocks),
-}
-
-impl AsRef<[u8]> for HostTensor {
-    fn as_ref(&self) -> &[u8] {
-        self.bytes()
-    }
 }
 
 impl<'a> QuantizedFile<'a> {
@@ -77,7 +71,11 @@ impl<'a> QuantizedFile<'a> {
             let (found, expected) = (view.shape, shape);
             return Err(refused(format!("is of type {} and shape {found:?}, expected I8 {expected:?}", view.dtype)));
         }
-        let blocks = Blocks::new(format, shape, Arc::new(view.to_host()), scales);
+        let codes: CodeBytes = match view.window() {
+            Some(window) => Arc::new(window),
+            None => Arc::new(view.bytes.to_vec()),
+        };
+        let blocks = Blocks::new(format, shape, codes, scales);
         Ok(Some(Stored::Quantized(blocks.map_err(|error| refused(error.to_string()))?)))
     }
 

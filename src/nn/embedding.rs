@@ -38,6 +38,18 @@ pub const TRAINED_ROWS: &str = ".adapter.rows";
 /// What PEFT calls trained rows in a file, behind the path of their layer.
 pub const TRAINED_ROWS_KEY: &str = "token_adapter.trainable_tokens_delta";
 
+/// Row `ids_n[i]` of the table at `i`.
+///
+/// # Shapes
+/// `table_vd`, `ids_n` to `[n, d]`.
+pub(crate) fn rows(table_vd: Tensor<2>, ids_n: Tensor<1, Int>) -> Tensor<2> {
+    #[cfg(feature = "cpu")]
+    if super::fused(&table_vd) {
+        return super::flex::rows(table_vd, ids_n);
+    }
+    table_vd.select(0, ids_n)
+}
+
 impl Embedding {
     /// `n` rows of width `d`, drawn from a normal distribution of standard deviation 0.02.
     pub fn new(n: usize, d: usize, device: &Device) -> Self {
@@ -51,7 +63,7 @@ impl Embedding {
         let weight = self.weight.val();
         let d = weight.dims()[1];
         let ids_n = ids_bt.reshape([b * t]);
-        let x_nd = weight.select(0, ids_n.clone());
+        let x_nd = rows(weight, ids_n.clone());
         let x_nd = match &self.adapter {
             Some(trained) => trained.put(x_nd, ids_n),
             None => x_nd,

@@ -17,6 +17,7 @@ mod flash;
 pub mod flex;
 mod linear;
 mod loss;
+mod mlp;
 mod norm;
 pub mod params;
 mod quant;
@@ -33,6 +34,7 @@ pub use embedding::{Embedding, PutRows, TRAINED_ROWS, TRAINED_ROWS_KEY, TrainedR
 pub(crate) use linear::linear;
 pub use linear::{AdapterSlot, FIXED, Linear, LinearAdapter, PlainMap, RateGroup};
 pub use loss::{Spread, TokenStats, logits, mean_logits, normalizers, spread, token_log_probs, token_stats};
+pub use mlp::gated_mlp;
 pub use norm::{LayerNorm, RmsNorm};
 pub(crate) use norm::{cast_to, to_f32};
 pub use quant::{Blocks, CodeBytes, Levels, NESTED_BLOCK, QuantError, QuantFormat, Quantized, Scales};
@@ -42,6 +44,7 @@ pub use virtual_tokens::{PlainTable, PromptEncoder, PromptRule, VirtualPlace, Vi
 pub use weight::{LowRank, Weight};
 
 use burn::tensor::{Device, Tensor};
+use std::sync::Arc;
 
 /// Whether `device` runs the fused CPU kernels.
 #[cfg(feature = "cpu")]
@@ -53,6 +56,17 @@ pub(crate) fn is_flex(device: &Device) -> bool {
 #[cfg(not(feature = "cpu"))]
 pub(crate) fn is_flex(_device: &Device) -> bool {
     false
+}
+
+/// A tensor's elements where they lie, row-major and shared, not copied; `None` where they are not f32 in this process's
+/// memory.
+pub(crate) fn memory_of<const D: usize>(tensor: &Tensor<D>) -> Option<Arc<dyn AsRef<[u8]> + Send + Sync>> {
+    #[cfg(feature = "cpu")]
+    if fused(tensor) {
+        return Some(Arc::new(flex::Memory::of(tensor.clone())));
+    }
+    let _ = tensor;
+    None
 }
 
 /// Whether the fused CPU kernels, which are f32 only, take this tensor.

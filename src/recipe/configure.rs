@@ -2,6 +2,7 @@
 //! nothing.
 
 use super::experiment::Parts;
+use super::memory::Batching;
 use super::opened::has_vision;
 use super::quantize::Quantize;
 use super::slots::packing_refusal;
@@ -103,7 +104,7 @@ where
                 O::NAME
             )));
         }
-        refuse_idle_settings(&configured.adapter, &configured.resolved, &configured.train, arguments)?;
+        refuse_idle_settings::<A>(&configured.resolved, &configured.train, arguments)?;
         if !has_vision::<V>() {
             refuse_vision(&configured.resolved)?;
         }
@@ -141,6 +142,20 @@ where
             ))),
             _ => Ok(()),
         }
+    }
+
+    /// Cuts the steps as `--auto-batch` chose.
+    ///
+    /// # Errors
+    /// None: the settings take every count.
+    pub fn cut_by(&mut self, batching: Batching) -> Result<(), RecipeError> {
+        for (name, value) in
+            [("per_device_train_batch_size", batching.micro), ("gradient_accumulation_steps", batching.accumulation)]
+        {
+            self.resolved.derive(&format!("train.{name}"), json!(value), "--auto-batch")?;
+        }
+        self.train = self.resolved.section("train")?;
+        Ok(())
     }
 
     /// Where the reference comes from.
@@ -291,7 +306,6 @@ fn derive<A: Adapter>(resolved: &mut Resolved, arguments: &Arguments, sees: bool
 
 /// Settings that were typed and would do nothing.
 fn refuse_idle_settings<A: Adapter>(
-    adapter: &A,
     resolved: &Resolved,
     train: &Train,
     arguments: &Arguments,

@@ -5,7 +5,8 @@ use super::parts::{load_projector, load_tower};
 use super::quantize::QuantPlan;
 use super::{RecipeError, head, quantize, start_end};
 use crate::checkpoint::bnb::QuantizedFile;
-use crate::checkpoint::{CheckpointError, Fields, Rename, Shards, bridge};
+use crate::checkpoint::bridge::{self, Hold};
+use crate::checkpoint::{CheckpointError, Fields, Rename, Shards};
 use crate::image::ImageProcessor;
 use crate::models::{CausalLm, LanguageModel};
 use crate::nn::Embedding;
@@ -151,14 +152,14 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
         })
     }
 
-    /// Loads the weights; `narrow` picks, by name, the parameters that are held in bf16.
+    /// Loads the weights; `hold` says, by name, how a parameter is held.
     ///
     /// # Errors
     /// [`CheckpointError`] naming every tensor that is missing, unexpected or misshapen.
     pub fn load(
         self,
         projector: &P,
-        narrow: &dyn Fn(&str) -> bool,
+        hold: &dyn Fn(&str) -> Hold,
         device: &Device,
     ) -> Result<Loaded<M, V, P>, RecipeError> {
         let Self {
@@ -224,17 +225,17 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
             let shape = model.clone();
             let key = |name: &str| key_of(&shape, name);
             let file = QuantizedFile::new(&shards, Rename(&pairs));
-            quantize::take::<M, V, P>(&mut model, &file, &quant, &key, narrow, device)?
+            quantize::take::<M, V, P>(&mut model, &file, &quant, &key, hold, device)?
         };
         ignore.extend(taken.tensors.iter().map(String::as_str));
         let key = |name: &str| key_of(&model, name).filter(|_| !taken.parameters.contains(name));
         let names = bridge::FileNames { key: &key, rename: Rename(&pairs), ignore: &ignore };
-        let mut loaded = bridge::load(model.clone(), &shards, &names, narrow, device)?;
+        let mut loaded = bridge::load(model.clone(), &shards, &names, hold, device)?;
         if let (Some((dir, _)), false) = (&folder.tower, tower_inside) {
-            loaded.vision_tower = load_tower(loaded.vision_tower, dir, narrow, device)?;
+            loaded.vision_tower = load_tower(loaded.vision_tower, dir, hold, device)?;
         }
         if let Some(path) = &folder.projector {
-            loaded = load_projector(loaded, path, narrow, device)?;
+            loaded = load_projector(loaded, path, hold, device)?;
         }
         quantize::take_rest::<M, V, P>(&mut loaded, &quant, device);
         let known = loaded.language_model.vocab_size();

@@ -3,8 +3,10 @@
 use super::RecipeError;
 use super::opened::{Opened, VlmOf};
 use crate::checkpoint::bnb::{QuantizedFile, QuantizedFolder, Stored, is_skipped};
+use crate::checkpoint::bridge::Hold;
 use crate::checkpoint::{CheckpointError, TensorView};
 use crate::models::{CausalLm, LanguageModel};
+use crate::nn::params::ParamInfo;
 use crate::nn::{Blocks, Levels, Linear, QuantFormat, Quantized, Weight};
 use crate::projector::Projector;
 use crate::settings::{Kind, SettingError};
@@ -97,6 +99,14 @@ impl QuantPlan {
         stored.or_else(|| self.on_load.get(parameter)).copied()
     }
 
+    /// Bytes that a parameter takes in memory once it is loaded; `narrow` for one that is held in bf16.
+    pub(super) fn bytes_held(&self, parameter: &ParamInfo, narrow: bool) -> usize {
+        match (self.format_of(&parameter.name), parameter.shape.as_slice()) {
+            (Some(format), &[outputs, inputs]) => format.bytes_held([outputs, inputs]),
+            _ => parameter.len() * if narrow { 2 } else { 4 },
+        }
+    }
+
     /// What the folder's configuration says of `model`.
     pub(super) fn of_folder<M: LanguageModel, V: VisionEncoder, P: Projector>(
         folder: Option<QuantizedFolder>,
@@ -156,12 +166,9 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
         self.quant.whole = true;
     }
 
-    /// Bytes that a parameter of this shape takes in memory once it is loaded; `narrow` for one that is held in bf16.
-    pub fn bytes_held(&self, parameter: &str, shape: &[usize], narrow: bool) -> usize {
-        match (self.quant.format_of(parameter), shape) {
-            (Some(format), &[outputs, inputs]) => format.bytes_held([outputs, inputs]),
-            _ => shape.iter().product::<usize>() * if narrow { 2 } else { 4 },
-        }
+    /// Bytes that a parameter takes in memory once it is loaded; `narrow` for one that is held in bf16.
+    pub fn bytes_held(&self, parameter: &ParamInfo, narrow: bool) -> usize {
+        self.quant.bytes_held(parameter, narrow)
     }
 }
 
@@ -183,7 +190,7 @@ pub(super) fn take<M: LanguageModel, V: VisionEncoder, P: Projector>(
     file: &QuantizedFile<'_>,
     plan: &QuantPlan,
     key: &dyn Fn(&str) -> Option<String>,
-    narrow: &dyn Fn(&str) -> bool,
+    hold: &dyn Fn(&str) -> Hold,
     device: &Device,
 ) -> Result<Taken, CheckpointError> {
     let mut taken = Taken { parameters: HashSet::new(), tensors: Vec::new() };
@@ -198,7 +205,7 @@ pub(super) fn take<M: LanguageModel, V: VisionEncoder, P: Projector>(
         match read(file, &key, linear.shape(), format) {
             Ok(Some(blocks)) => {
                 linear.weight = match whole {
-                    true => Weight::Dense(dense(&blocks, narrow(&name), device)),
+                    true => Weight::Dense(dense(&blocks, hold(&name) == Hold::Narrow, device)),
                     false => Weight::Quantized(Quantized::on(blocks, device)),
                 };
                 taken.tensors.extend(file.names(&key).into_iter().map(str::to_owned));
@@ -231,7 +238,9 @@ fn read(
 }
 
 fn encode(view: &TensorView<'_>, shape: [usize; 2], format: QuantFormat) -> Result<Blocks, CheckpointError> {
-    Ok(Blocks::quantize(&view.to_finite_f32()?, shape, format))
+    let values = view.to_finite_f32()?;
+    view.release();
+    Ok(Blocks::quantize(&values, shape, format))
 }
 
 fn dense(blocks: &Blocks, narrow: bool, device: &Device) -> Param<Tensor<2>> {

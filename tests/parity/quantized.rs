@@ -7,6 +7,7 @@ use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use firebrick::adapters::lora::Init;
 use firebrick::adapters::{Adapter, Lora, Targets};
+use firebrick::checkpoint::bridge::Hold;
 use firebrick::checkpoint::{Shards, read_json};
 use firebrick::data::{Encoded, PadSide};
 use firebrick::models::{CausalLm, Llama};
@@ -43,7 +44,7 @@ fn open(dir: &Path, device: &Device) -> Opened<Llama, NoVision, NoProjector> {
 }
 
 fn loaded(opened: Opened<Llama, NoVision, NoProjector>, device: &Device) -> TextModel {
-    opened.load(&NoProjector::default(), &|_| false, device).unwrap()
+    opened.load(&NoProjector::default(), &|_| Hold::Frozen, device).unwrap()
 }
 
 /// The fixtures' records of text.
@@ -120,7 +121,7 @@ fn quantizing_while_loading_gives_the_numbers_of_bitsandbytes() {
         let formats: Vec<usize> = params::list(&opened.model)
             .iter()
             .filter(|info| info.name.ends_with("_proj.weight"))
-            .map(|info| opened.bytes_held(&info.name, &info.shape, false))
+            .map(|info| opened.bytes_held(info, false))
             .collect();
         let ours = loaded(opened, &device);
         let dir = folder(name);
@@ -295,7 +296,7 @@ fn damaged_parts_are_named() {
         let dir = folder(case);
         damage(dir.path(), &tensor, offset, value);
         let opened = open(dir.path(), &device());
-        let result = opened.load(&NoProjector::default(), &|_| false, &device());
+        let result = opened.load(&NoProjector::default(), &|_| Hold::Frozen, &device());
         match result {
             Err(error) => assert!(error.to_string().contains(part), "{tensor}: {error}"),
             Ok(_) => panic!("{tensor} was taken"),

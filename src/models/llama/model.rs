@@ -5,6 +5,7 @@ use super::config::LlamaConfig;
 use crate::models::CausalLm;
 use crate::nn::{
     Activation, AttentionSpec, Embedding, KvCache, LayerCache, Linear, RmsNorm, Rope, SequenceLayout, attention,
+    gated_mlp,
 };
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
@@ -272,9 +273,7 @@ impl SelfAttention {
 
 impl Mlp {
     fn forward(&self, x_btd: Tensor<3>) -> Tensor<3> {
-        let gate = self.gate_proj.forward(x_btd.clone());
-        let up = self.up_proj.forward(x_btd);
-        self.down_proj.forward(self.activation.gated(gate, up))
+        gated_mlp(x_btd, &self.gate_proj, &self.up_proj, &self.down_proj, self.activation)
     }
 }
 

@@ -10,7 +10,11 @@ use super::{
     buffer::dense,
     linear::{self, Lora, SwigluMlp},
     norm::{self, Norm},
-    steps::{AttentionStep, GeluStep, LinearState, LinearStep, LoraStep, MlpStep, NormStep, SwigluStep, TokenNllStep},
+    rows,
+    steps::{
+        AttentionStep, GeluStep, LinearState, LinearStep, LoraStep, MlpStep, NormStep, RowsStep, SwigluStep,
+        TokenNllStep,
+    },
     token_nll::{self, Wanted},
 };
 use crate::nn::AttentionSpec;
@@ -72,6 +76,9 @@ pub(super) trait FusedOps: Backend {
         spec: AttentionSpec,
     ) -> FloatTensor<Self>;
 
+    /// Rows of a table.
+    fn fused_rows(table: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self>;
+
     /// Negative log-likelihood per row.
     fn fused_token_nll(
         hidden: FloatTensor<Self>,
@@ -125,6 +132,10 @@ impl FusedOps for Flex {
         spec: AttentionSpec,
     ) -> FlexTensor {
         attention::forward(q, k, v, rope, spec).o
+    }
+
+    fn fused_rows(table: FlexTensor, ids: FlexTensor) -> FlexTensor {
+        rows::forward(table, &ids).0
     }
 
     fn fused_token_nll(hidden: FlexTensor, head: FlexTensor, targets: FlexTensor) -> FlexTensor {
@@ -222,6 +233,12 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
         let state = attention::forward(q, k, v, rope.into_primitive(), spec);
         let y = state.o.clone();
         record::<C, _, 3>(AttentionStep, [on_q, on_k, on_v], y, || state)
+    }
+
+    fn fused_rows(table: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
+        let (table, on_table) = table.into_parts();
+        let (y, state) = rows::forward(table, &ids);
+        record::<C, _, 1>(RowsStep, [on_table], y, || state)
     }
 
     fn fused_token_nll(

@@ -18,7 +18,7 @@
 //! # Layout
 //! `kernels` holds the shared arithmetic, `gemm` and `project` matrix products, `buffer` memory;
 //! `quant` products with quantized weights and `quant_linear` their operation;
-//! `norm`, `activation`, `linear`, `attention` (with `attention_parts` and `attention_backward`),
+//! `rows`, `norm`, `activation`, `linear`, `attention` (with `attention_parts` and `attention_backward`),
 //! `token_nll` and `adamw` one operation each on flex's own tensors; `extension` registers them with burn, and `steps` are
 //! their steps on the autodiff tape.
 
@@ -32,16 +32,19 @@ mod extension;
 mod gemm;
 mod kernels;
 mod linear;
+mod memory;
 mod norm;
 mod project;
 mod quant;
 mod quant_linear;
+mod rows;
 mod steps;
 #[cfg(test)]
 mod tests;
 mod token_nll;
 
 pub use adamw::{adamw_step, row_squares, sum_of_squares};
+pub use memory::Memory;
 pub use token_nll::token_stats;
 
 use crate::nn::{AttentionSpec, Blocks};
@@ -206,6 +209,16 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, rope: Option<Tensor<2
     let rope = rope.map_or_else(|| none(&q).into_dispatch(), Tensor::into_dispatch);
     let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
     Tensor::from_dispatch(Dispatch::fused_attention(q, k, v, rope, spec))
+}
+
+/// Row `ids[i]` of `table` at `i`; the gradient of the table is made by all threads.
+///
+/// # Shapes
+/// `table` `[v, d]`, `ids` `[n]`; result `[n, d]`.
+/// # Panics
+/// Where an index lies outside `0..v`.
+pub fn rows(table: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::fused_rows(table.into_dispatch(), ids.into_dispatch()))
 }
 
 /// `-log softmax(hidden·headᵀ)[target]` per row, in nats, over chunks of rows.

@@ -8,6 +8,7 @@ use super::{
     buffer::{dense, tensor, values},
     linear::{self, Lora, MlpGradients, Projections, SwigluMlp},
     norm::{self, NormState},
+    rows::{self, RowsState},
     token_nll::{self, NllState},
 };
 use burn::backend::{Flex, flex::FlexTensor};
@@ -169,6 +170,19 @@ impl Backward<Flex, 3> for AttentionStep {
         for (parent, gradient) in parents.into_iter().zip(parts) {
             register(gradients, parent, || gradient);
         }
+    }
+}
+
+/// Of a lookup of rows: the table.
+#[derive(Debug)]
+pub(super) struct RowsStep;
+
+impl Backward<Flex, 1> for RowsStep {
+    type State = RowsState;
+
+    fn backward(self, ops: Ops<RowsState, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let (upstream, state, [table]) = open(ops, gradients);
+        register(gradients, table, || rows::backward(&state, upstream));
     }
 }
 

@@ -98,6 +98,12 @@ fn attention_obeys_padding_window_past_and_direction() {
     check_attention("left padding, no rope", 4, 99, &padded, false);
     let window = AttentionSpec { window: Some(5), ..padded.clone() };
     check_attention("window and padding", 4, 99, &window, true);
+    let wide = AttentionSpec { starts: Starts::from([0, 3, 70, 129]), ..spec(4, 2, 20) };
+    check_attention("left padding, wide heads", 4, 130, &wide, true);
+    let wide = AttentionSpec { window: Some(45), causal: false, ..wide };
+    check_attention("window and padding, wide heads", 4, 130, &wide, false);
+    let past = AttentionSpec { past: 100, ..spec(2, 1, 32) };
+    check_attention("many queries after a cache", 2, 70, &past, false);
     let window = AttentionSpec { window: Some(70), ..spec(2, 1, 8) };
     check_attention("window over a block", 1, 150, &window, true);
     for past in [1, 40, 100] {

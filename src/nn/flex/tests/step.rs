@@ -107,6 +107,13 @@ fn everything() -> Vec<u32> {
     keep(value_and_gradients(&qkv, |x| {
         attention(x[0].clone(), x[1].clone(), x[2].clone(), Some(rope.clone()), spec.clone())
     }));
+    let spec = AttentionSpec { head_dim: 20, window: Some(90), ..spec };
+    let qkv = [values([2, 150, 80], 5), values([2, 150, 40], 6), values([2, 150, 40], 7)];
+    keep(value_and_gradients(&qkv, |x| attention(x[0].clone(), x[1].clone(), x[2].clone(), None, spec.clone())));
+    keep(value_and_gradients(&matrices[..1], |x| {
+        let ids: Vec<i32> = (0..700).map(|i| i * i % 520).collect();
+        rows(x[0].clone(), Tensor::<1, Int>::from_data(TensorData::new(ids, [700]), &x[0].device()))
+    }));
     bits.extend(sum_of_squares(&values([100_003], 9)).to_bits().to_le_bytes().map(u32::from));
     bits
 }
