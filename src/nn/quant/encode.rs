@@ -29,7 +29,8 @@ fn int8(values: &[f32], [outputs, inputs]: [usize; 2]) -> (Vec<u8>, Scales) {
     codes.par_chunks_mut(inputs).zip(&mut scales).zip(values.par_chunks(inputs)).for_each(|((codes, scale), row)| {
         let narrow = |value: f32| f16::from_f32(value).to_f32();
         let absmax = row.iter().map(|value| narrow(*value).abs()).fold(0.0, f32::max);
-        let factor = if absmax == 0.0 { 0.0 } else { 127.0 / absmax };
+        // Not 127 / absmax: the reference multiplies by the reciprocal, which decides ties.
+        let factor = if absmax == 0.0 { 0.0 } else { (1.0 / absmax) * 127.0 };
         for (code, value) in codes.iter_mut().zip(row) {
             *code = (narrow(*value) * factor).round_ties_even() as i8 as u8;
         }

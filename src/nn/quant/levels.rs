@@ -109,8 +109,8 @@ pub(super) static DYNAMIC: LazyLock<[f32; 256]> = LazyLock::new(|| {
     std::array::from_fn(|i| levels[i])
 });
 
-/// Element `i` of `count` numbers from 0.1 to 1, from the nearer end, as `torch.linspace` has it.
+/// Element `i` of `count` numbers from 0.1 to 1, from the nearer end and rounded once, as `torch.linspace` has it.
 fn boundary(i: usize, count: usize) -> f32 {
     let step = (1.0_f32 - 0.1) / (count - 1) as f32;
-    if i < count / 2 { 0.1 + step * i as f32 } else { 1.0 - step * (count - 1 - i) as f32 }
+    if i < count / 2 { step.mul_add(i as f32, 0.1) } else { (-step).mul_add((count - 1 - i) as f32, 1.0) }
 }

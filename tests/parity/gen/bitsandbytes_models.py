@@ -5,8 +5,9 @@
 Each case `bnb_NAME` holds `model.safetensors` and `config.json` (tokenizer and template are those of `llama_text`), the
 log-probabilities of its records, and, for `bnb_nf4_double`, gradients of a LoRA of PEFT over it.
 
-Log-probabilities are those of the model that `dequantize()` gives, in float32: on a CPU that can, bitsandbytes itself
-multiplies in bfloat16 when it evaluates, and LLM.int8 rounds activations to 8 bits on a GPU.
+The numbers are those of transformers' model with the dequantized weights, in float32. Weights of 4 bits are dequantized by
+bitsandbytes' own plain PyTorch form: the CPU kernel of 0.50.2 takes the scales of other blocks where a row is not a whole
+number of blocks, as here, and multiplies in bfloat16 when it evaluates; LLM.int8 rounds activations to 8 bits on a GPU.
 """
 
 import json
@@ -17,6 +18,7 @@ import sys
 import bitsandbytes
 import bitsandbytes.functional as bnb
 import torch
+from bitsandbytes.backends.default.ops import _dequantize_4bit_compute
 from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -38,6 +40,31 @@ def load(folder, settings):
     return AutoModelForCausalLM.from_pretrained(
         folder, quantization_config=BitsAndBytesConfig(**settings), dtype=F32, device_map="cpu", attn_implementation="eager"
     )
+
+
+def whole(module):
+    """The weight of a quantized layer in float32."""
+    if isinstance(module, bitsandbytes.nn.Linear8bitLt):
+        return bnb.int8_vectorwise_dequant(module.weight.data, module.weight.SCB)
+    state = module.weight.quant_state
+    absmax = state.absmax
+    if state.nested:
+        absmax = bnb.dequantize_blockwise(absmax, state.state2) + state.offset
+    packed = module.weight.data.reshape(-1)
+    return _dequantize_4bit_compute(packed, absmax, state.code, state.blocksize, state.shape, F32)
+
+
+def dequantized(quantized, root):
+    """The plain model with the weights that the quantized one stands for."""
+    plain = AutoModelForCausalLM.from_pretrained(
+        str(root / "llama_text" / "model"), dtype=F32, attn_implementation="eager"
+    )
+    modules = dict(quantized.named_modules())
+    with torch.no_grad():
+        for name, layer in plain.named_modules():
+            if isinstance(modules.get(name), (bitsandbytes.nn.Linear4bit, bitsandbytes.nn.Linear8bitLt)):
+                layer.weight.copy_(whole(modules[name]))
+    return plain.eval()
 
 
 def records(root):
@@ -105,10 +132,10 @@ def main(root):
         (folder / "model" / "model.safetensors").chmod(0o644)
         numbers = {"bitsandbytes": bitsandbytes.__version__}
         if name == "bnb_nf4_double":
-            numbers["lora_loss"], tensors = lora_gradients(load(str(folder / "model"), settings), rows)
+            numbers["lora_loss"], tensors = lora_gradients(dequantized(load(str(folder / "model"), settings), root), rows)
             save_file(tensors, str(folder / "reference.safetensors"))
             (folder / "reference.safetensors").chmod(0o644)
-        plain = quantized.dequantize(dtype=F32).eval()
+        plain = dequantized(load(str(folder / "model"), settings), root)
         with torch.no_grad():
             numbers["records"] = [{"id": key, "token_logprobs": logprobs(plain, ids, labels).tolist()} for key, ids, labels in rows]
         (folder / "reference.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
