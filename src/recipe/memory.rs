@@ -36,7 +36,7 @@ pub struct Known<'a> {
     /// The largest batch of an evaluation, and the tokens that an answer may have; `None` without held-out data.
     pub evaluation: Option<(Batch, usize)>,
     /// What stands beside the model that is trained.
-    pub beside: Beside,
+    pub beside: OtherModels,
     /// Bytes of each trained value that the optimizer keeps: two moments in f32 are 8.
     pub moments: usize,
     /// Bytes that the process has already: code, tokenizer, records.
@@ -49,7 +49,7 @@ pub struct Known<'a> {
 
 /// Models beside the one that is trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Beside {
+pub struct OtherModels {
     /// Bytes of trained weights that a reference holds as they were, or as it follows them.
     pub copied: usize,
     /// Bytes of weights of other models.

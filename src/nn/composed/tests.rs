@@ -13,12 +13,12 @@ const TOLERANCE: f32 = 1e-5;
 const BF16_TOLERANCE: f32 = 3e-2;
 
 fn devices() -> Vec<Device> {
-    let mut devices = Vec::new();
-    #[cfg(feature = "cpu")]
-    devices.push(Device::flex());
-    #[cfg(feature = "wgpu")]
-    devices.push(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice));
-    devices
+    vec![
+        #[cfg(feature = "cpu")]
+        Device::flex(),
+        #[cfg(feature = "wgpu")]
+        Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+    ]
 }
 
 /// Deterministic values in about -1..1 that differ by `seed`, exact in bf16.
