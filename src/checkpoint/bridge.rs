@@ -78,11 +78,12 @@ impl Loader<'_> {
         shape: [usize; D],
         hold: Hold,
     ) -> Result<Tensor<D>, CheckpointError> {
-        if hold == Hold::Frozen && is_flex(self.device) {
-            if let Some(bytes) = window(&view) {
-                view.check_finite()?;
-                return Ok(Tensor::from_data(TensorData::from_bytes(bytes, shape, DType::F32), self.device));
-            }
+        if hold == Hold::Frozen
+            && is_flex(self.device)
+            && let Some(bytes) = window(&view)
+        {
+            view.check_finite()?;
+            return Ok(Tensor::from_data(TensorData::from_bytes(bytes, shape, DType::F32), self.device));
         }
         if hold == Hold::Narrow && view.dtype == Dtype::BF16 {
             view.check_finite()?;

@@ -172,7 +172,8 @@ impl RopeConfig {
     /// The table in host memory. The last one is kept: its hundreds of thousands of sines and cosines would be computed in
     /// every pass while the device waits.
     fn values(&self, positions: usize) -> Arc<[f32]> {
-        static LAST: Mutex<Option<(RopeConfig, usize, Arc<[f32]>)>> = Mutex::new(None);
+        type Made = (RopeConfig, usize, Arc<[f32]>);
+        static LAST: Mutex<Option<Made>> = Mutex::new(None);
         let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((config, length, values)) = &*last
             && (config, *length) == (self, positions)

@@ -36,7 +36,7 @@ pub struct Known<'a> {
     /// The largest batch of an evaluation, and the tokens that an answer may have; `None` without held-out data.
     pub evaluation: Option<(Batch, usize)>,
     /// What stands beside the model that is trained.
-    pub beside: Beside,
+    pub beside: OtherModels,
     /// Bytes of each trained value that the optimizer keeps: two moments in f32 are 8.
     pub moments: usize,
     /// Bytes that the process has already: code, tokenizer, records.
@@ -49,7 +49,7 @@ pub struct Known<'a> {
 
 /// Models beside the one that is trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Beside {
+pub struct OtherModels {
     /// Bytes of trained weights that a reference holds as they were, or as it follows them.
     pub copied: usize,
     /// Bytes of weights of other models.
@@ -92,7 +92,7 @@ pub struct MemoryPlan {
 /// Of what comes and goes within a step the allocator holds this many hundredths more: it rounds up, and gives back late.
 ///
 /// This and the next three were measured on two Zen 4 cores with mimalloc, over Llamas of 5M, 60M and 300M parameters, an
-/// adapter or the whole model, rows of 240 to 2032 tokens: with them the plan is within 7% of the largest resident size.
+/// adapter or the whole model, rows of 240 to 2032 tokens: with them the plan is within 11% of the largest resident size.
 const ALLOCATOR: usize = 9;
 
 /// Of the gradients that the optimizer has let go of, the share in hundredths that is not given back when the next step's

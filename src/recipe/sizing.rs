@@ -1,7 +1,7 @@
 //! The memory plan of a preparation: what its settings, model and records need, whether that is there, and the micro-batch
 //! that fits.
 
-use super::memory::{Batch, Batching, Beside, Hints, Known, MemoryPlan, available, largest, resident};
+use super::memory::{Batch, Batching, Hints, Known, MemoryPlan, OtherModels, available, largest, resident};
 use super::opened::{Opened, VlmOf, has_vision};
 use super::preflight::bytes;
 use super::prepare::{Preparation, trainable};
@@ -138,7 +138,10 @@ where
             batch: self.largest_batch(sized, &train),
             accumulates: batching.accumulation > 1,
             evaluation,
-            beside: Beside { copied: sized.parameters.iter().filter(copied).map(weight).sum(), others: sized.others },
+            beside: OtherModels {
+                copied: sized.parameters.iter().filter(copied).map(weight).sum(),
+                others: sized.others,
+            },
             moments: 8,
             base: sized.base,
             threads: rayon::current_num_threads(),
