@@ -153,7 +153,6 @@ mod kernel_cache {
 
 #[cfg(feature = "cpu")]
 fn cpu(reason: String) -> Result<Chosen, DeviceError> {
-    keep_freed_memory();
     Ok(Chosen {
         device: Device::flex(),
         name: format!("cpu ({} threads, {})", rayon::current_num_threads(), instructions()),
@@ -164,7 +163,7 @@ fn cpu(reason: String) -> Result<Chosen, DeviceError> {
 /// Lets mimalloc keep freed memory for ten seconds, where it is the program's allocator and `MIMALLOC_PURGE_DELAY` says
 /// nothing else.
 ///
-/// Its own second gives the activations and gradients of a step that takes longer back to the system before the next step
+/// For training: its own second gives the activations and gradients of a step that takes longer back to the system before the next step
 /// asks for them, and each page is then cleared and mapped again.
 #[cfg(feature = "cpu")]
 pub fn keep_freed_memory() {

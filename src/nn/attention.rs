@@ -101,10 +101,6 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, rope: Option<&Rope>, 
             (rope.rotate(q, spec.heads, &layout, spec.past), rope.rotate(k, spec.kv_heads, &layout, 0))
         }
     };
-    #[cfg(feature = "cuda")]
-    if super::flash::serves(&q, spec) {
-        return super::flash::attention(q, k, v, spec);
-    }
     super::composed::attention(q, k, v, spec.clone())
 }
 

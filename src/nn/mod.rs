@@ -11,8 +11,6 @@ mod adamw;
 mod attention;
 mod composed;
 mod embedding;
-#[cfg(any(feature = "cuda", all(test, feature = "wgpu")))]
-mod flash;
 #[cfg(feature = "cpu")]
 pub mod flex;
 mod gradient;

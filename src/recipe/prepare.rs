@@ -353,7 +353,11 @@ where
             let padding = |batches: &[Lines]| 100.0 * (1.0 - Fill::of(batches, &checked.lengths, PAD_MULTIPLE).share());
             line += &format!("; {:.1}% padding", padding(&batches));
             if train.packing || sampler(train) == Sampler::Bucketed {
-                let shuffled = Plan::new(train, Sampler::Shuffled, &checked.signed_lengths).epoch(0);
+                // With as many records to a step.
+                let lines: usize = batches.iter().map(|batch| batch.len()).sum();
+                let batch = train.per_device_train_batch_size * checked.ok.div_ceil(lines.max(1));
+                let even = Train { per_device_train_batch_size: batch, ..train.clone() };
+                let shuffled = Plan::new(&even, Sampler::Shuffled, &checked.signed_lengths).epoch(0);
                 line += &format!(" ({:.1}% without)", padding(&shuffled));
             }
         }

@@ -45,6 +45,10 @@ pub struct Stepped {
 impl<O: Objective<Signal: Signal>, P: Policy> Stepper<O, P> {
     /// Before the first step.
     pub fn new(objective: O, settings: Train, model: P, others: Others<P>, device: Device) -> Self {
+        #[cfg(feature = "cpu")]
+        if crate::nn::is_flex(&device) {
+            crate::device::keep_freed_memory();
+        }
         let optimizer = AdamW { rate_groups: model.rate_groups(), ..AdamW::default() };
         Self { objective, settings, device, model, others, optimizer, state: State::default(), done: 0 }
     }

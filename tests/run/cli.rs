@@ -257,11 +257,8 @@ fn auto_batch_chooses_once_and_is_refused_where_it_would_change_the_loss() {
 fn a_dry_run_shows_what_is_kept_of_a_record_and_looks_at_the_reference() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
-    let cut = check(&with(&run, &["--dry-run", "--set", "data.max_tokens_count=40"]), 0, &["memory: peak", "moments"]);
-    if let Some(at) = cut.find("cut to ") {
-        let numbers: Vec<usize> = cut[at..].split_whitespace().filter_map(|word| word.parse().ok()).take(2).collect();
-        assert!(numbers[0] <= 40 && numbers[1] > numbers[0], "{cut}");
-    }
+    let shorter = ["--dry-run", "--set", "data.max_tokens_count=80"];
+    check(&with(&run, &shorter), 0, &["memory: peak", "moments", "cut to 80 of 81 tokens"]);
     let missing = folder.path().join("nothing").display().to_string();
     for (kind, key) in [("stored", "reference.path"), ("frozen_copy", "reference.from")] {
         let sets = [format!("reference.kind={kind}"), format!("{key}={missing}")];

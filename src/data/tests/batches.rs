@@ -67,7 +67,7 @@ fn packing_by_hand() {
     assert_eq!(left.input_ids, [9, 9, 9, 1, 2, 3, 4, 6, 9, 9, 9, 9, 9, 9, 9, 8]);
     assert_eq!(left.segments(), [vec![3, 6], vec![7]]);
     let pair = |i: usize| Example {
-        rows: [2 * i, 2 * i + 1].map(|n| encoded(n, vec![n as u32; n + 1], false)).into(),
+        rows: [2 * i, 2 * i + 1].map(|n: usize| encoded(n, vec![n as u32; n + 1], false)).into(),
         facts: Facts::default(),
     };
     let pairs = [pair(0), pair(1)];
