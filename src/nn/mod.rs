@@ -13,6 +13,7 @@ mod composed;
 mod embedding;
 #[cfg(feature = "cpu")]
 pub mod flex;
+mod gradient;
 mod linear;
 mod loss;
 mod mlp;
@@ -31,7 +32,10 @@ pub use attention::{AttentionSpec, KvCache, LayerCache, SequenceLayout, attentio
 pub use embedding::{Embedding, PutRows, TRAINED_ROWS, TRAINED_ROWS_KEY, TrainedRows};
 pub(crate) use linear::linear;
 pub use linear::{AdapterSlot, FIXED, Linear, LinearAdapter, PlainMap, RateGroup};
-pub use loss::{Spread, TokenStats, logits, mean_logits, normalizers, spread, token_log_probs, token_stats};
+pub use loss::{
+    Asked, Contrast, Divergence, Predictor, Spread, TokenReadings, TokenStats, Weights, divergence, token_log_probs,
+    token_readings, token_stats,
+};
 pub use mlp::gated_mlp;
 pub use norm::{LayerNorm, RmsNorm};
 pub(crate) use norm::{cast_to, to_f32};

@@ -18,9 +18,9 @@
 //! # Layout
 //! `kernels` holds the shared arithmetic, `gemm` and `project` matrix products, `buffer` memory;
 //! `quant` products with quantized weights and `quant_linear` their operation;
-//! `rows`, `norm`, `activation`, `linear`, `attention` (with `attention_parts` and `attention_backward`),
-//! `token_nll` and `adamw` one operation each on flex's own tensors; `extension` registers them with burn, and `steps` are
-//! their steps on the autodiff tape.
+//! `rows`, `norm`, `activation`, `linear`, `attention` (with `attention_parts` and `attention_backward`) and `adamw` one
+//! operation each on flex's own tensors; `extension` registers them with burn, and `steps` are their steps on the autodiff
+//! tape. `token_nll` and `divergence`, which yield more than one result, bring steps of their own.
 
 mod activation;
 mod adamw;
@@ -28,6 +28,7 @@ mod attention;
 mod attention_backward;
 mod attention_parts;
 mod buffer;
+mod divergence;
 mod extension;
 mod gemm;
 mod kernels;
@@ -44,10 +45,11 @@ mod tests;
 mod token_nll;
 
 pub use adamw::{adamw_step, row_squares, sum_of_squares};
+pub(super) use divergence::divergence;
 pub use memory::Memory;
-pub use token_nll::token_stats;
+pub(super) use token_nll::token_pass;
 
-use crate::nn::{AttentionSpec, Blocks};
+use crate::nn::{Asked, AttentionSpec, Blocks, Weights};
 use activation::Gelu;
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{Device, Int, Tensor};
@@ -232,6 +234,5 @@ pub fn rows(table: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
 /// # Panics
 /// Where a target lies outside `0..v`.
 pub fn token_nll(hidden: Tensor<2>, head: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-    let (hidden, head) = (hidden.into_dispatch(), head.into_dispatch());
-    Tensor::from_dispatch(Dispatch::fused_token_nll(hidden, head, targets.into_dispatch()))
+    token_pass(hidden, head, targets, Asked { weights: Weights::Equal, ..Asked::default() }).0.neg()
 }

@@ -9,7 +9,6 @@ use super::{
     linear::{self, Lora, MlpGradients, Projections, SwigluMlp},
     norm::{self, NormState},
     rows::{self, RowsState},
-    token_nll::{self, NllState},
 };
 use burn::backend::{Flex, flex::FlexTensor};
 use burn::tensor::Shape;
@@ -183,23 +182,5 @@ impl Backward<Flex, 1> for RowsStep {
     fn backward(self, ops: Ops<RowsState, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let (upstream, state, [table]) = open(ops, gradients);
         register(gradients, table, || rows::backward(&state, upstream));
-    }
-}
-
-/// Of the negative log-likelihood: hidden states, head.
-#[derive(Debug)]
-pub(super) struct TokenNllStep;
-
-impl Backward<Flex, 2> for TokenNllStep {
-    type State = NllState;
-
-    fn backward(self, ops: Ops<NllState, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
-        let (upstream, state, [hidden, head]) = open(ops, gradients);
-        let (dhidden, dhead) = token_nll::backward(state, upstream);
-        for (parent, gradient) in [(hidden, dhidden), (head, dhead)] {
-            if let (Some(parent), Some(gradient)) = (parent, gradient) {
-                gradients.register::<Flex>(parent, gradient);
-            }
-        }
     }
 }

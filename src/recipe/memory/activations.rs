@@ -225,8 +225,10 @@ fn block(maps: &[Map], tracked: bool, hints: Hints) -> Block {
         kept += module.iter().map(|map| map.outputs + map.rank).sum::<usize>();
         // The opening layers share one input.
         kept += opening.first().filter(|_| opening.iter().any(reads)).map_or(0, |map| map.inputs);
-        // Attention keeps its result itself; the product of gate and up is for the closing layer alone.
-        kept += if attends || reads(closing) { closing.inputs } else { 0 };
+        // Attention keeps its result itself. A gated block without adapters computes the product of gate and up again; else it
+        // is kept for the closing layer alone.
+        let computed_again = !attends && opening.len() == 2 && module.iter().all(|map| map.rank == 0);
+        kept += if attends || (reads(closing) && !computed_again) { closing.inputs } else { 0 };
         for map in module.iter().filter(|map| map.rank > 0) {
             // The dropped input and its mask; the outputs before and after DoRA's gain.
             kept += if hints.dropout { 2 * map.inputs } else { 0 };
@@ -338,8 +340,8 @@ mod tests {
     fn a_block_keeps_what_its_backward_pass_reads() {
         // Both norms' inputs, queries, keys, values, attention's result, gate and up, the statistics; the final norm.
         let frozen = 2 * (8 + 8 + (8 + 4 + 4) + 8 + (20 + 20) + (4 + 2)) + 8;
-        // Besides, the normed inputs and the product of gate and up.
-        let whole = frozen + 2 * (8 + 8 + 20);
+        // Besides, the normed inputs; the product of gate and up is computed again.
+        let whole = frozen + 2 * (8 + 8);
         assert_eq!(kept(false, &|_| true, HINTS), whole);
         // A trained table sends a gradient through blocks that keep no input of their own.
         assert_eq!(kept(false, &|name| name == TABLE, HINTS), frozen);

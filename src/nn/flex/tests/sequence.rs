@@ -268,7 +268,7 @@ fn token_stats_match_the_composed_form() {
     let (n, d, v) = (70, 20, 333);
     let (hidden, head, targets) = (values([n, d], 1), values([v, d], 2), targets(n, v, &device()));
     let on_autodiff = Tensor::from_data(targets.to_data(), &device().autodiff());
-    let stats = token_stats(tracked(&hidden), head.clone(), on_autodiff);
+    let stats = crate::nn::token_stats(tracked(&hidden), head.clone(), on_autodiff);
     let argmax = hidden.clone().matmul(head.clone().transpose()).argmax(1).reshape([n]);
     assert!(stats.argmax.equal(argmax).all().into_scalar::<bool>());
     let expected = vec(composed_nll(hidden, head, targets).neg());
