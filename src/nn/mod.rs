@@ -8,7 +8,9 @@
 
 mod activation;
 mod adamw;
+mod adamw_8bit;
 mod attention;
+mod dropout;
 mod embedding;
 #[cfg(feature = "cpu")]
 pub mod flex;
@@ -16,13 +18,16 @@ mod linear;
 mod loss;
 mod norm;
 pub mod params;
+pub mod recompute;
 mod rope;
 mod virtual_tokens;
 
 pub use activation::{Activation, UnknownActivation};
 pub(crate) use adamw::row_squares;
 pub use adamw::{AdamWStep, AdamWTensors, adamw_step, sums_of_squares};
+pub use adamw_8bit::{AdamW8Tensors, BLOCK, CodeMap, MIN_8BIT_ELEMENTS, Moment8, adamw_8bit_step};
 pub use attention::{AttentionSpec, KvCache, LayerCache, SequenceLayout, attention};
+pub use dropout::{acts_in_training, dropout, seed_dropout};
 pub use embedding::{Embedding, PutRows, TRAINED_ROWS, TRAINED_ROWS_KEY, TrainedRows};
 pub(crate) use linear::linear;
 pub use linear::{AdapterSlot, FIXED, Linear, LinearAdapter, PlainMap, RateGroup};

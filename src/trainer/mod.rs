@@ -3,7 +3,9 @@
 pub mod anchor;
 pub mod chart;
 mod evaluate;
+mod in_backward;
 mod log;
+mod moments;
 mod optimizer;
 mod plan;
 mod policy;
@@ -14,12 +16,15 @@ mod schedule;
 mod settings;
 pub mod state;
 mod step;
+#[cfg(all(test, feature = "cpu"))]
+mod tests;
 pub mod track;
 
 pub use anchor::{AdapterOff, Anchor, AnyReference, FrozenCopy, NoReference, Reference, Stored, Synced};
 pub use evaluate::{Answer, EvalData, Evaluation, Evaluator, Images, Judgement, answer, exact_match, judge};
 pub use log::MetricsLog;
-pub use optimizer::{AdamW, GradientSum, Moments, decays};
+pub use moments::{Held, Home, Moments, Optim, Precision};
+pub use optimizer::{AdamW, GradientSum, decays};
 pub use plan::Plan;
 pub use policy::{Policy, Scored, Signal};
 pub use run::{Ended, TrainData, TrainError, Trained, Trainer};

@@ -1,8 +1,10 @@
 //! The arithmetic of LoRA and DoRA on one linear layer.
 
 // n rows, i in_features, o out_features, r rank
-use crate::nn::{LinearAdapter, PlainMap, RateGroup, cast_to, fused, linear, row_squares, to_f32};
-use burn::tensor::{Distribution, Tensor};
+use crate::nn::{
+    LinearAdapter, PlainMap, RateGroup, acts_in_training, cast_to, dropout, fused, linear, row_squares, to_f32,
+};
+use burn::tensor::Tensor;
 
 /// Scale, dropout and kind of one adapter.
 ///
@@ -33,7 +35,7 @@ impl LinearAdapter for LoraRule {
         params: &[Tensor<2>],
     ) -> Tensor<2> {
         let dropped =
-            (self.dropout > 0.0 && params[0].is_require_grad()).then(|| dropout(to_f32(x_ni.clone()), self.dropout));
+            (self.dropout > 0.0 && acts_in_training(&params[0])).then(|| dropout(to_f32(x_ni.clone()), self.dropout));
         self.map(x_ni, dropped, PlainMap { weight_oi, bias_o }, params)
     }
 
@@ -141,13 +143,6 @@ impl LoraRule {
         // Rounding may leave a row that is nothing a little below nothing.
         (row_squares(weight_oi) + (mixed_or * b_or).sum_dim(1)).clamp_min(f32::MIN_POSITIVE).sqrt()
     }
-}
-
-/// Zeroes a share of the elements and scales the others up, as `torch.nn.Dropout` in training.
-fn dropout(x: Tensor<2>, probability: f64) -> Tensor<2> {
-    let keep = 1.0 - probability;
-    let mask = x.clone().inner().random_like(Distribution::Bernoulli(keep)) / keep;
-    x * mask.autodiff()
 }
 
 #[cfg(all(test, feature = "cpu"))]

@@ -18,11 +18,12 @@
 //! # Layout
 //! `kernels` holds the shared arithmetic, `gemm` and `project` matrix products, `buffer` memory;
 //! `norm`, `activation`, `linear`, `attention` (with `attention_parts` and `attention_backward`),
-//! `token_nll` and `adamw` one operation each on flex's own tensors; `extension` registers them with burn, and `steps` are
+//! `token_nll`, `adamw` and `adamw_8bit` one operation each on flex's own tensors; `extension` registers them with burn, and `steps` are
 //! their steps on the autodiff tape.
 
 mod activation;
 mod adamw;
+mod adamw_8bit;
 mod attention;
 mod attention_backward;
 mod attention_parts;
@@ -39,6 +40,7 @@ mod tests;
 mod token_nll;
 
 pub use adamw::{adamw_step, row_squares, sum_of_squares};
+pub use adamw_8bit::adamw_8bit_step;
 pub use token_nll::token_stats;
 
 use crate::nn::AttentionSpec;
