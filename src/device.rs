@@ -1,4 +1,11 @@
 //! The choice of device at run time.
+//!
+//! # What GPUs keep between runs
+//! For every operation and every order of magnitude of its shapes, burn measures which of several kernels is fastest,
+//! and it compiles each kernel: minutes at the start of a run. With the feature `kernel-cache` (part of `cuda`) both are
+//! kept in the user's cache folder, `$XDG_CACHE_HOME/cubecl/default.db` or what the system has instead, whatever folder a
+//! run is started in. A `cubecl.toml` (or `burn.toml`) of one's own in that folder or above it is obeyed instead, and
+//! `CUBECL_ENVIRONMENT=<name>` picks another file in the same place. Without the feature nothing is kept.
 
 use burn::tensor::Device;
 use std::fmt;
@@ -92,6 +99,8 @@ impl fmt::Display for DeviceRequest {
 /// # Errors
 /// [`DeviceError`] names the cargo feature, or what is missing on this machine.
 pub fn choose(request: DeviceRequest) -> Result<Chosen, DeviceError> {
+    #[cfg(feature = "kernel-cache")]
+    kernel_cache::keep();
     match request {
         DeviceRequest::Cpu => cpu("asked for".to_owned()),
         DeviceRequest::Wgpu(index) => wgpu(index),
@@ -115,6 +124,33 @@ fn auto() -> Result<Chosen, DeviceError> {
     cpu(format!("auto: {}", why.join(", ")))
 }
 
+/// Where cubecl keeps what it has measured and compiled. Left alone, it keeps no kernels, and its measurements under
+/// `target` of the folder that the run was started in.
+#[cfg(feature = "kernel-cache")]
+mod kernel_cache {
+    use burn::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig, cache::CacheConfig};
+    use std::path::Path;
+
+    /// Sets the cache folder, unless the user has written a configuration or a device has been opened already.
+    pub(super) fn keep() {
+        if std::env::current_dir().is_ok_and(|folder| is_configured(&folder)) {
+            return;
+        }
+        let mut config = CubeClRuntimeConfig::default();
+        config.environment.path = CacheConfig::Global;
+        config.compilation.cache = true;
+        // False where it is set already: by the first call, or by a program that uses this library.
+        CubeClRuntimeConfig::try_set(config.override_from_env());
+    }
+
+    /// Whether cubecl would find a configuration from `folder`.
+    pub(super) fn is_configured(folder: &Path) -> bool {
+        let sections = CubeClRuntimeConfig::section_file_names().iter().map(|(name, _)| *name);
+        let names: Vec<&str> = CubeClRuntimeConfig::file_names().iter().copied().chain(sections).collect();
+        folder.ancestors().any(|folder| names.iter().any(|name| folder.join(name).is_file()))
+    }
+}
+
 #[cfg(feature = "cpu")]
 fn cpu(reason: String) -> Result<Chosen, DeviceError> {
     Ok(Chosen {
@@ -122,6 +158,26 @@ fn cpu(reason: String) -> Result<Chosen, DeviceError> {
         name: format!("cpu ({} threads, {})", rayon::current_num_threads(), instructions()),
         reason,
     })
+}
+
+/// Lets mimalloc keep freed memory for ten seconds, where it is the program's allocator and `MIMALLOC_PURGE_DELAY` says
+/// nothing else.
+///
+/// For training: its own second gives the activations and gradients of a step that takes longer back to the system before the next step
+/// asks for them, and each page is then cleared and mapped again.
+#[cfg(feature = "cpu")]
+pub fn keep_freed_memory() {
+    use std::ffi::{c_int, c_long};
+    // Links the allocator's library, which declares none of this without a further dependency.
+    use libmimalloc_sys as _;
+    unsafe extern "C" {
+        fn mi_option_set_default(option: c_int, value: c_long);
+    }
+    /// `mi_option_purge_delay` of mimalloc 2 and 3, in milliseconds.
+    const PURGE_DELAY: c_int = 15;
+    // SAFETY: mimalloc's own function with a number that it knows; the options are plain integers that other threads may read
+    // meanwhile.
+    unsafe { mi_option_set_default(PURGE_DELAY, 10_000) };
 }
 
 #[cfg(not(feature = "cpu"))]
@@ -240,6 +296,23 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg(feature = "cpu")]
+    fn mimalloc_keeps_freed_memory_unless_it_was_told_otherwise() {
+        unsafe extern "C" {
+            fn mi_option_get(option: std::ffi::c_int) -> std::ffi::c_long;
+        }
+        // SAFETY: mimalloc's own function with a number that it knows.
+        let before = unsafe { mi_option_get(15) };
+        let told = std::env::var_os("MIMALLOC_PURGE_DELAY").is_some();
+        // Another option under this number would hardly have one of these values.
+        assert!(told || [1000, 10_000].contains(&before), "{before}");
+        keep_freed_memory();
+        // SAFETY: as above.
+        let after = unsafe { mi_option_get(15) };
+        assert_eq!(after, if told { before } else { 10_000 });
+    }
+
+    #[test]
     fn requests_are_parsed_or_refused() {
         for (text, expected) in [
             ("auto", DeviceRequest::Auto),
@@ -254,6 +327,17 @@ mod tests {
         for text in ["gpu", "cpu:0", "cuda:x", ""] {
             assert!(text.parse::<DeviceRequest>().unwrap_err().to_string().contains("cuda:<i>"));
         }
+    }
+
+    #[cfg(feature = "kernel-cache")]
+    #[test]
+    fn a_users_own_configuration_is_found_in_the_folder_and_above() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("a/b");
+        std::fs::create_dir_all(&inner).unwrap();
+        assert!(!kernel_cache::is_configured(&inner));
+        std::fs::write(folder.path().join("cubecl.toml"), "").unwrap();
+        assert!(kernel_cache::is_configured(&inner));
     }
 
     #[cfg(not(feature = "cuda"))]

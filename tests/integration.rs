@@ -3,7 +3,11 @@
 mod architecture;
 #[cfg(feature = "recipes")]
 mod hostile;
+mod memory;
 mod parity;
 #[cfg(feature = "recipes")]
 mod run;
 mod ui;
+
+#[global_allocator]
+static ALLOCATOR: memory::Counting = memory::Counting;

@@ -15,6 +15,7 @@ pub(crate) fn experiment(input: TokenStream) -> TokenStream {
     let required = required(&recipe);
     let generation = generation(&recipe);
     let parts: Vec<Part> = parts(&recipe);
+    let packing = packing(&recipe, &parts);
     // Where the encoder is no encoder, its features have no type, and the compiler says so on the
     // path of the call: on the user's token it is the same message as that of the slot, shown once.
     let vision = parts.iter().find(|part| part.name == "vision");
@@ -37,6 +38,7 @@ pub(crate) fn experiment(input: TokenStream) -> TokenStream {
             #(#checks)*
             #required
             #generation
+            #packing
             #editor
             let fits = #fits;
             #train
@@ -180,6 +182,22 @@ fn generation(recipe: &Recipe) -> TokenStream {
             quote!(const _: () = #check;)
         })
         .collect()
+}
+
+/// `packing: true` of the training loop, beside parts whose rows may not be packed.
+fn packing(recipe: &Recipe, parts: &[Part]) -> TokenStream {
+    let train = recipe.slots.iter().find(|slot| slot.name == "train").and_then(|slot| slot.component.as_ref());
+    let parameter = train.and_then(|train| train.parameters.iter().find(|parameter| parameter.name == "packing"));
+    let value = |parameter: &Parameter| parameter.value.as_ref().and_then(|value| value.literal.clone());
+    let Some(parameter) = parameter.filter(|p| value(p) == Some(Literal::Bool(true))) else {
+        return TokenStream::new();
+    };
+    let path = |name: &str| parts.iter().find(|part| part.name == name).map(|part| &part.path);
+    let (adapter, vision, objective) = (path("adapter"), path("vision"), path("objective"));
+    let check = quote_spanned! {parameter.name.span()=>
+        ::firebrick::recipe::check_packs::<#adapter, #vision, #objective>()
+    };
+    quote!(const _: () = #check;)
 }
 
 /// The compiler marks the tokens of a call from its first to its last one. Both ends, of the path as

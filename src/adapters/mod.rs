@@ -38,6 +38,9 @@ pub trait Adapter: Component {
     /// Whether it can be merged into the model's weights; one that cannot is saved by itself or not at all.
     const MERGES: bool = true;
 
+    /// Whether it puts virtual tokens in front of a row, which then cannot hold several texts.
+    const IN_FRONT: bool = false;
+
     /// Puts the adapter's parameters, freshly initialised, beside the layers it targets; `prefix` is the path of the
     /// model inside transformers' class, which a regular expression in `target_modules` is matched against.
     ///

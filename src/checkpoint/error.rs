@@ -168,6 +168,21 @@ pub enum CheckpointError {
         /// What does not agree, with both values.
         reason: String,
     },
+    /// A weight file was written while a run had it in use.
+    #[error(
+        "{}: the file was changed while its weights were in use ({before} bytes then, {now} now), so that what was computed \
+         since is of no model that exists; resume from the last checkpoint with the file as it was, and replace checkpoints by \
+         renaming",
+        path.display()
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// Its length when it was opened.
+        before: u64,
+        /// Its length now.
+        now: u64,
+    },
     /// Another process writes this run.
     #[error(
         "{}: {} is writing this run; wait for it, stop it, or choose another --output",

@@ -2,17 +2,16 @@
 //! tensor's bytes are, and nothing is ever run.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::Mmap;
-use rayon::prelude::*;
 use serde_json::Value;
 
 use super::config_json::JsonFile;
 use super::error::CheckpointError;
 use super::header::{self, Entry};
+use super::mapped::{MappedFile, Window};
 use super::pickle::{self, StoredBytes, StoredTensor};
 use super::tensors::{self, Dtype, HostTensor};
 
@@ -28,7 +27,7 @@ pub struct Shards {
 #[derive(Debug)]
 struct Shard {
     path: PathBuf,
-    map: Arc<Mmap>,
+    map: Arc<MappedFile>,
     entries: Vec<StoredTensor>,
 }
 
@@ -45,7 +44,7 @@ pub struct TensorView<'a> {
     pub bytes: &'a [u8],
     /// The file.
     pub file: &'a Path,
-    map: &'a Arc<Mmap>,
+    map: &'a Arc<MappedFile>,
     stored: &'a StoredBytes,
 }
 
@@ -55,14 +54,7 @@ impl TensorView<'_> {
     /// # Errors
     /// [`CheckpointError::Tensor`] for a type that is not f64, f32, f16 or bf16.
     pub fn to_f32(&self) -> Result<Vec<f32>, CheckpointError> {
-        tensors::to_f32(self.dtype, self.bytes).ok_or_else(|| {
-            let reason = format!(
-                "is of type {}, expected F32, F16, BF16 or F64; \
-                 quantized checkpoints must be converted first",
-                self.dtype
-            );
-            CheckpointError::tensor(self.file, self.name, reason)
-        })
+        tensors::to_f32(self.dtype, self.bytes).ok_or_else(|| self.other_type())
     }
 
     /// The elements as f32, all of them finite: one NaN among a model's weights makes every result NaN.
@@ -71,25 +63,61 @@ impl TensorView<'_> {
     /// As [`to_f32`](Self::to_f32), and [`CheckpointError::Tensor`] with the first element that is not finite.
     pub fn to_finite_f32(&self) -> Result<Vec<f32>, CheckpointError> {
         let values = self.to_f32()?;
-        match values.par_iter().position_first(|value| !value.is_finite()) {
-            None => Ok(values),
-            Some(at) => {
+        self.check_finite()?;
+        Ok(values)
+    }
+
+    /// That all elements are finite, read where they lie.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Tensor`] with the first element that is not, and for a type that is not f64, f32, f16 or bf16.
+    pub fn check_finite(&self) -> Result<(), CheckpointError> {
+        match tensors::first_infinite(self.dtype, self.bytes) {
+            None => Err(self.other_type()),
+            Some(None) => Ok(()),
+            Some(Some((at, value))) => {
                 let reason = format!(
-                    "holds {} at element {at}; the file is damaged, or its training went astray: take another checkpoint",
-                    values[at]
+                    "holds {value} at element {at}; the file is damaged, or its training went astray: take another checkpoint"
                 );
                 Err(CheckpointError::tensor(self.file, self.name, reason))
             }
         }
     }
 
+    /// A handle to the elements where they lie in the mapped file, which it keeps open; `None` where they had to be
+    /// copied out of it to be in order.
+    pub fn window(&self) -> Option<impl AsRef<[u8]> + Send + Sync + 'static> {
+        match self.stored {
+            StoredBytes::Mapped(range) => Some(Window { file: Arc::clone(self.map), range: range.clone() }),
+            StoredBytes::Copied(_) => None,
+        }
+    }
+
+    /// Says that the elements have been copied and will hardly be read again: their pages need not stay.
+    pub fn release(&self) {
+        if let StoredBytes::Mapped(range) = self.stored {
+            self.map.release(range.clone());
+        }
+    }
+
+    fn other_type(&self) -> CheckpointError {
+        let reason = format!(
+            "is of type {}, expected F32, F16, BF16 or F64; \
+             quantized checkpoints must be converted first",
+            self.dtype
+        );
+        CheckpointError::tensor(self.file, self.name, reason)
+    }
+
     /// A tensor that shares the mapped bytes and keeps the file open by itself.
     pub fn to_host(&self) -> HostTensor {
         let shape = self.shape.to_vec();
         match self.stored {
-            StoredBytes::Mapped(range) => {
-                HostTensor::mapped(shape, self.dtype, Arc::clone(self.map), range.start, range.end)
-            }
+            StoredBytes::Mapped(range) => HostTensor::shared(
+                shape,
+                self.dtype,
+                Arc::new(Window { file: Arc::clone(self.map), range: range.clone() }),
+            ),
             StoredBytes::Copied(bytes) => match HostTensor::from_bytes(shape, self.dtype, bytes.to_vec()) {
                 Some(tensor) => tensor,
                 None => unreachable!("as many bytes as type and shape need were copied"),
@@ -181,6 +209,16 @@ impl Shards {
         Ok(Self { dir, files, places })
     }
 
+    /// Has all files fetched from the disk, in the background, for whoever is about to read all tensors.
+    pub fn prefetch(&self) {
+        self.files.iter().for_each(|file| file.map.prefetch());
+    }
+
+    /// The bytes of all files.
+    pub fn byte_len(&self) -> usize {
+        self.files.iter().map(|file| file.map.len()).sum()
+    }
+
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -220,17 +258,12 @@ impl Shards {
 
 impl Shard {
     fn open(path: &Path) -> Result<Self, CheckpointError> {
-        let file = File::open(path).map_err(CheckpointError::io(path, "opening"))?;
-        // SAFETY: the map is read only. As with every memory map, another process that truncates
-        // the file while we read it ends us with a bus error; checkpoints are replaced by rename
-        // (here and by every writer of this format known to us), which leaves a mapped file intact,
-        // so no byte changes under the slices that are handed out.
-        let map = unsafe { Mmap::map(&file) }.map_err(CheckpointError::io(path, "mapping"))?;
+        let map = MappedFile::open(path)?;
         let entries = match is_pickle(path) {
             true => pickle::read(&map).map_err(CheckpointError::pickle(path))?.tensors,
             false => header::parse(path, &map)?.into_iter().map(StoredTensor::from).collect(),
         };
-        Ok(Self { path: path.to_path_buf(), map: Arc::new(map), entries })
+        Ok(Self { path: path.to_path_buf(), map, entries })
     }
 
     fn view<'a>(&'a self, entry: &'a StoredTensor) -> TensorView<'a> {
@@ -329,7 +362,7 @@ mod tests {
     use super::*;
 
     fn save(path: &Path, tensors: &[(&str, &[f32])]) {
-        let mut file = File::create(path).unwrap();
+        let mut file = fs::File::create(path).unwrap();
         let pending = tensors
             .iter()
             .map(|(name, values)| {
@@ -428,7 +461,7 @@ mod tests {
     fn integers_are_refused_as_weights() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("model.safetensors");
-        let mut file = File::create(&path).unwrap();
+        let mut file = fs::File::create(&path).unwrap();
         write_safetensors(&mut file, &path, vec![Pending::borrowed("ids", vec![1], Dtype::I64, &[0; 8])]).unwrap();
         let error = Shards::open(dir.path()).unwrap().get("ids").unwrap().to_f32().unwrap_err().to_string();
         assert!(error.contains("tensor `ids` is of type I64, expected F32"), "{error}");

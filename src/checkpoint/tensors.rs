@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use memmap2::Mmap;
 use rayon::prelude::*;
 
 /// The element types a safetensors file can hold; the file format's own enum, whose names are those
@@ -27,7 +26,7 @@ pub fn byte_len(dtype: Dtype, shape: &[usize]) -> Option<usize> {
     (bits % 8 == 0).then_some(bits / 8)
 }
 
-/// A tensor in host memory: a buffer of its own, or a window into a memory-mapped file. Cloning
+/// A tensor in host memory: a buffer of its own, or bytes that are shared. Cloning
 /// shares the bytes.
 #[derive(Debug, Clone)]
 pub struct HostTensor {
@@ -36,11 +35,21 @@ pub struct HostTensor {
     storage: Storage,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 enum Storage {
     Floats(Arc<Vec<f32>>),
     Bytes(Arc<Vec<u8>>),
-    Mapped { map: Arc<Mmap>, start: usize, end: usize },
+    Shared(Arc<dyn AsRef<[u8]> + Send + Sync>),
+}
+
+impl std::fmt::Debug for Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Floats(_) => "Floats",
+            Self::Bytes(_) => "Bytes",
+            Self::Shared(_) => "Shared",
+        })
+    }
 }
 
 impl HostTensor {
@@ -64,9 +73,10 @@ impl HostTensor {
         })
     }
 
-    /// A window into a mapped file whose bounds the header check has established.
-    pub(super) fn mapped(shape: Vec<usize>, dtype: Dtype, map: Arc<Mmap>, start: usize, end: usize) -> Self {
-        Self { shape, dtype, storage: Storage::Mapped { map, start, end } }
+    /// A tensor over bytes that someone else holds too, as many as `shape` and `dtype` need: a window of a mapped file, a
+    /// parameter's own memory.
+    pub(super) fn shared(shape: Vec<usize>, dtype: Dtype, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
+        Self { shape, dtype, storage: Storage::Shared(bytes) }
     }
 
     /// The shape.
@@ -84,7 +94,7 @@ impl HostTensor {
         match &self.storage {
             Storage::Floats(values) => bytemuck::cast_slice(values),
             Storage::Bytes(bytes) => bytes,
-            Storage::Mapped { map, start, end } => &map[*start..*end],
+            Storage::Shared(bytes) => (**bytes).as_ref(),
         }
     }
 
@@ -93,6 +103,7 @@ impl HostTensor {
     pub fn to_f32(&self) -> Option<Cow<'_, [f32]>> {
         match &self.storage {
             Storage::Floats(values) => Some(Cow::Borrowed(values)),
+            _ if self.dtype == Dtype::F32 && floats(self.bytes()).is_some() => floats(self.bytes()).map(Cow::Borrowed),
             _ => to_f32(self.dtype, self.bytes()).map(Cow::Owned),
         }
     }
@@ -109,6 +120,46 @@ impl HostTensor {
         }
         Self::from_bytes(self.shape.clone(), dtype, from_f32(dtype, &values)?)
     }
+}
+
+/// Little-endian f32 where they lie; `None` where they cannot be read there: not aligned, or on a machine of another
+/// byte order.
+pub(super) fn floats(bytes: &[u8]) -> Option<&[f32]> {
+    if cfg!(target_endian = "little") { bytemuck::try_cast_slice(bytes).ok() } else { None }
+}
+
+/// The first element that is not finite as f32, with its value; the outer `None` for a type that is not f64, f32, f16 or
+/// bf16.
+pub(super) fn first_infinite(dtype: Dtype, bytes: &[u8]) -> Option<Option<(usize, f32)>> {
+    fn search<const N: usize>(
+        bytes: &[u8],
+        infinite: impl Fn(&[u8; N]) -> bool + Sync,
+        value: impl Fn(&[u8; N]) -> f32,
+    ) -> Option<(usize, f32)> {
+        let (elements, _) = bytes.as_chunks::<N>();
+        // Without a way out of the inner loop it is as fast as memory.
+        let bad = |block: &[[u8; N]]| block.iter().fold(false, |bad, element| bad | infinite(element));
+        let block = match elements.len() < PARALLEL_FROM {
+            true => elements.chunks(BLOCK).position(bad),
+            false => elements.par_chunks(BLOCK).position_first(bad),
+        }?;
+        let from = block * BLOCK;
+        let at = from + elements[from..].iter().position(infinite)?;
+        Some((at, value(&elements[at])))
+    }
+    // An exponent of ones says infinity or NaN.
+    let wide = |e: &[u8; 8]| f64::from_le_bytes(*e) as f32;
+    Some(match dtype {
+        Dtype::F32 => {
+            search(bytes, |e| u32::from_le_bytes(*e) & 0x7f80_0000 == 0x7f80_0000, |e| f32::from_le_bytes(*e))
+        }
+        Dtype::BF16 => {
+            search(bytes, |e| u16::from_le_bytes(*e) & 0x7f80 == 0x7f80, |e| bf16::from_le_bytes(*e).to_f32())
+        }
+        Dtype::F16 => search(bytes, |e| u16::from_le_bytes(*e) & 0x7c00 == 0x7c00, |e| f16::from_le_bytes(*e).to_f32()),
+        Dtype::F64 => search(bytes, |e| !wide(e).is_finite(), wide),
+        _ => return None,
+    })
 }
 
 /// Little-endian elements as f32; `None` for a type that is not f64, f32, f16 or bf16. A trailing
@@ -233,6 +284,23 @@ mod tests {
         assert_eq!(to_f32(Dtype::F64, &0.1f64.to_le_bytes()), Some(vec![0.1]));
         assert_eq!(to_f32(Dtype::I64, &[0; 8]), None);
         assert!(HostTensor::from_f32(vec![1], vec![1.0]).unwrap().cast(Dtype::I32).is_none());
+    }
+
+    #[test]
+    fn the_first_value_that_is_not_finite_is_found() {
+        for dtype in [Dtype::F32, Dtype::BF16, Dtype::F16] {
+            for (length, at) in [(5, 0), (5, 4), (BLOCK + 3, BLOCK), (PARALLEL_FROM + 99, PARALLEL_FROM + 98)] {
+                let mut values = vec![1.5f32; length];
+                let found = |values: &[f32]| first_infinite(dtype, &from_f32(dtype, values).unwrap()).unwrap();
+                assert_eq!(found(&values), None, "{dtype} {length}");
+                values[at] = f32::NEG_INFINITY;
+                values[length - 1] = if at == length - 1 { f32::NEG_INFINITY } else { f32::NAN };
+                assert_eq!(found(&values), Some((at, f32::NEG_INFINITY)), "{dtype} {length}");
+            }
+        }
+        let too_large: Vec<u8> = [1.0, 1e300].iter().flat_map(|v: &f64| v.to_le_bytes()).collect();
+        assert_eq!(first_infinite(Dtype::F64, &too_large), Some(Some((1, f32::INFINITY))), "it is read as f32");
+        assert_eq!(first_infinite(Dtype::I64, &[0; 8]), None);
     }
 
     #[test]

@@ -11,7 +11,8 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Batch, DataError, DataKind, Dataset, Encoder, Example, Outcome, Padding, Place, Sample, collate, collate_examples,
+    Batch, DataError, DataKind, Dataset, Encoder, Example, Lines, Outcome, Padding, Place, Sample, collate,
+    collate_lines,
 };
 
 /// What is done with a record that is refused.
@@ -74,7 +75,7 @@ pub struct Loader {
     results: Receiver<(usize, Result<LoadedBatch, DataError>)>,
     workers: Vec<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
-    batches: Vec<Vec<usize>>,
+    batches: Vec<Lines>,
     /// The next batch to hand to the workers.
     submitted: usize,
     /// The next batch to hand out.
@@ -89,19 +90,20 @@ type Read<K> = (Example, Sample<<K as DataKind>::Shape>);
 
 struct Job {
     position: usize,
-    indices: Vec<usize>,
+    lines: Lines,
 }
 
 impl Loader {
-    /// Starts the threads. `batches` are record numbers ([`Sampler::epoch`](super::Sampler::epoch)); the first
-    /// `start_at` of them are passed over without being read, which is how a resumed run finds its place.
+    /// Starts the threads. `batches` are record numbers ([`Sampler::epoch`](super::Sampler::epoch)), in lines where records
+    /// are [packed](super::pack); the first `start_at` of them are passed over without being read, which is how a resumed
+    /// run finds its place.
     ///
     /// # Errors
     /// [`DataError::Workers`].
     pub fn new<K: DataKind>(
         dataset: Arc<Dataset<K>>,
         encoder: Arc<Encoder>,
-        batches: Vec<Vec<usize>>,
+        batches: Vec<impl Into<Lines>>,
         start_at: usize,
         settings: LoaderSettings,
     ) -> Result<Self, DataError> {
@@ -113,7 +115,7 @@ impl Loader {
             results,
             workers: Vec::new(),
             stop,
-            batches,
+            batches: batches.into_iter().map(Into::into).collect(),
             submitted: start_at,
             position: start_at,
             early: BTreeMap::new(),
@@ -141,9 +143,9 @@ impl Loader {
     /// Keeps `prefetch` batches in the making or waiting.
     fn submit(&mut self) {
         while self.submitted < self.batches.len() && self.submitted - self.position < self.prefetch {
-            let indices = std::mem::take(&mut self.batches[self.submitted]);
+            let lines = std::mem::take(&mut self.batches[self.submitted]);
             // Fails only where no worker is left, which `next` reports.
-            let _ = self.jobs.send(Job { position: self.submitted, indices });
+            let _ = self.jobs.send(Job { position: self.submitted, lines });
             self.submitted += 1;
         }
     }
@@ -217,16 +219,17 @@ impl<K: DataKind> Worker<K> {
     fn load(&self, job: &Job) -> Result<LoadedBatch, DataError> {
         let mut loaded =
             LoadedBatch { position: job.position, batch: None, skipped: Vec::new(), truncated: 0, dropped_leading: 0 };
-        let mut examples: Vec<Example> = Vec::with_capacity(job.indices.len());
+        let mut groups: Vec<Vec<Example>> = Vec::with_capacity(job.lines.len());
         let mut samples = Vec::new();
-        for &index in &job.indices {
+        for (line, index) in job.lines.0.iter().enumerate().flat_map(|(line, of)| of.iter().map(move |&i| (line, i))) {
             // The result of a stopped batch is never looked at.
             if self.stop.load(Ordering::Relaxed) {
                 break;
             }
+            groups.resize_with(line + 1, Vec::new);
             match (self.encode(index, &mut loaded), self.settings.bad_record) {
                 (Ok(Some((example, sample))), _) => {
-                    examples.push(example);
+                    groups[line].push(example);
                     samples.push(sample);
                 }
                 (Ok(None), _) => {}
@@ -239,8 +242,10 @@ impl<K: DataKind> Worker<K> {
                 }),
             }
         }
-        if !examples.is_empty() {
-            let mut batch = collate_examples(&examples, &self.settings.padding);
+        // A line all of whose records were left out is none.
+        groups.retain(|group| !group.is_empty());
+        if !groups.is_empty() {
+            let mut batch = collate_lines(groups.iter().map(Vec::as_slice), &self.settings.padding);
             if self.settings.mismatched {
                 batch.mismatched = self.mismatched(&samples, &batch)?;
             }
@@ -294,8 +299,8 @@ impl<K: DataKind> Worker<K> {
     fn panicked(&self, job: &Job, panic: &(dyn Any + Send)) -> DataError {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let detail = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into());
-        match job.indices.first().filter(|&&first| first < self.dataset.len()) {
-            Some(&first) => {
+        match job.lines.records().next().filter(|&first| first < self.dataset.len()) {
+            Some(first) => {
                 DataError::WorkerPanicked { position: job.position, place: self.dataset.place(first), detail }
             }
             None => DataError::WorkersGone { position: job.position },

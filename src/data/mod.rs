@@ -7,6 +7,7 @@
 //! encode   Sample -> Encoded                token ids, mask, image slots, pixels
 //! shorten  a row that is too long           whole messages are kept, or its end is cut off
 //! sampler  lengths -> order                 which records form which batch
+//! packing  lengths -> lines                 which records share a line of one
 //! batch    [Encoded] -> Batch               padding, host memory
 //! loader   order -> Batch, Batch, …         worker threads, a bounded number of batches ahead
 //! preflight                                 all of the above for every record, before any weight is read
@@ -26,6 +27,7 @@ pub mod expand;
 pub mod llava;
 pub mod loader;
 pub mod message;
+pub mod packing;
 pub mod pairs;
 pub mod place;
 pub mod preference;
@@ -54,7 +56,7 @@ pub mod vl_rlhf;
 
 pub use align::{AlignPreferenceData, AlignPromptsData, AlignSupervisedData};
 pub use alpaca::AlpacaData;
-pub use batch::{Batch, ImageSlot, PadSide, Padding, collate, collate_examples};
+pub use batch::{Batch, ImageSlot, PadSide, Padding, collate, collate_examples, collate_lines};
 pub use chat::ChatData;
 pub use classification::ClassificationData;
 pub use encode::{Encoded, Encoder, Example, ImageEncoding, Outcome, Overlong, Prompt, SkipReason};
@@ -62,6 +64,7 @@ pub use error::DataError;
 pub use expand::Expanded;
 pub use llava::LlavaData;
 pub use loader::{BadRecord, LoadedBatch, Loader, LoaderSettings, Skipped};
+pub use packing::{Fill, Lines, pack};
 pub use pairs::{PairsData, PairsMarginData};
 pub use place::Place;
 pub use preference::{PreferenceData, PreferenceMarginData, PreferenceScoresData};

@@ -43,6 +43,10 @@ pub struct Checked {
     /// Per record, its number of words, negative where it has no image: what [`Sampler::epoch`](super::Sampler::epoch)
     /// takes; 0 for one that is not trained on.
     pub signed_lengths: Vec<i64>,
+    /// Per record, the supervised tokens of all its rows; 0 for one that is not trained on.
+    pub supervised: Vec<usize>,
+    /// Per record, its images that are shown; 0 for one that is not trained on.
+    pub shown: Vec<usize>,
     /// Supervised tokens of all records.
     pub supervised_tokens: usize,
     /// Image tokens of all records.
@@ -137,6 +141,8 @@ fn check_range<K: DataKind>(
     for index in range {
         checked.lengths.push(0);
         checked.signed_lengths.push(0);
+        checked.supervised.push(0);
+        checked.shown.push(0);
         checked.encodings.push(0);
         let before = checked.ok;
         if let Err(error) = check_record(dataset, encoder, check, index, &mut checked) {
@@ -218,6 +224,10 @@ impl Checked {
         if let Some(hash) = self.encodings.last_mut() {
             *hash = hash_rows(rows);
         }
+        if let (Some(supervised), Some(shown)) = (self.supervised.last_mut(), self.shown.last_mut()) {
+            *supervised = rows.iter().map(|row| row.text.num_supervised()).sum();
+            *shown = rows.first().map_or(0, |row| row.images.len());
+        }
         for row in rows {
             self.supervised_tokens += row.text.num_supervised();
             self.image_tokens += row.text.image_positions.iter().map(Range::len).sum::<usize>();
@@ -244,6 +254,8 @@ impl Checked {
         add(&mut self.ignored_fields, next.ignored_fields);
         self.lengths.extend(next.lengths);
         self.signed_lengths.extend(next.signed_lengths);
+        self.supervised.extend(next.supervised);
+        self.shown.extend(next.shown);
         self.supervised_tokens += next.supervised_tokens;
         self.image_tokens += next.image_tokens;
         self.images += next.images;

@@ -20,7 +20,15 @@ pub enum Sampler {
     /// As [`Length`](Self::Length), separately for records with and without images: no micro-batch has both. The
     /// steps of both kinds are shuffled; what does not fill a step comes last.
     Modality,
+    /// Records of like length together, over far more than a step: a permutation is cut into megabatches of up to 50
+    /// micro-batches, each is sorted by length and cut, and all micro-batches are shuffled. That with the longest record
+    /// comes first, so that memory that does not suffice shows at once.
+    Bucketed,
 }
+
+/// Most micro-batches that are sorted together under [`Sampler::Bucketed`], and fewest megabatches that an epoch is cut
+/// into: with only one, every epoch would have the same micro-batches.
+const MEGABATCH: (usize, usize) = (50, 4);
 
 impl Sampler {
     /// The micro-batches of one epoch, as record numbers. Each record is in exactly one of them; `accumulation`
@@ -29,11 +37,13 @@ impl Sampler {
     ///
     /// `lengths` holds one number per record, positive where it has images, zero or negative where it has none
     /// ([`Sample::signed_length`](super::Sample::signed_length)); [`Sequential`](Self::Sequential) and
-    /// [`Shuffled`](Self::Shuffled) use only how many there are. A `batch` or `accumulation` of 0 is taken as 1.
+    /// [`Shuffled`](Self::Shuffled) use only how many there are, [`Bucketed`](Self::Bucketed) only how long they are, and
+    /// does best with tokens. A `batch` or `accumulation` of 0 is taken as 1.
     ///
     /// # Source
     /// `LengthGroupedSampler` of LLaVA (Liu et al. 2023), which mixes the modalities in the last, incomplete step;
-    /// here its micro-batches are pure as well.
+    /// here its micro-batches are pure as well. `Bucketed` is transformers' sampler of that name (`group_by_length`), whose
+    /// megabatches run from long to short; shuffled, no part of an epoch sees long records alone.
     pub fn epoch(
         &self,
         seed: u64,
@@ -62,6 +72,7 @@ impl Sampler {
                 full.shuffle(&mut rng);
                 full.into_iter().flatten().chain(images.rest).chain(text.rest).collect()
             }
+            Self::Bucketed => bucketed(all, lengths, batch, &mut rng),
         }
     }
 }
@@ -81,6 +92,25 @@ fn by_length(indices: Vec<usize>, lengths: &[i64], batch: usize, accumulation: u
     let full =
         megabatches.map(|megabatch| deal(&longest_first(megabatch, lengths), lengths, batch, accumulation)).collect();
     Steps { full, rest }
+}
+
+fn bucketed(indices: Vec<usize>, lengths: &[i64], batch: usize, rng: &mut ChaCha8Rng) -> Vec<Vec<usize>> {
+    let (most, fewest) = MEGABATCH;
+    let multiple = (indices.len() / (batch.saturating_mul(fewest))).clamp(1, most);
+    let order = permutation(indices, rng);
+    let megabatches = order.chunks(batch.saturating_mul(multiple));
+    let mut batches: Vec<Vec<usize>> =
+        megabatches.flat_map(|megabatch| chunks(&longest_first(megabatch, lengths), batch)).collect();
+    // What does not fill a micro-batch are the last megabatch's shortest records; it stays last.
+    let rest = batches.pop_if(|last| last.len() < batch);
+    batches.shuffle(rng);
+    let longest = |batch: &Vec<usize>| batch.iter().map(|&i| lengths[i].unsigned_abs()).max();
+    // Of equal ones the first.
+    let first = (0..batches.len()).rev().max_by_key(|&at| longest(&batches[at]));
+    if let Some(first) = first {
+        batches.swap(0, first);
+    }
+    batches.into_iter().chain(rest).collect()
 }
 
 /// Deals `sorted` to `hands` hands of `size` records: each record goes to the shortest hand that has room.

@@ -48,13 +48,17 @@ impl Activation {
                 _ => {}
             }
         }
-        match self {
+        // In bf16 each of the function's steps would round.
+        let dtype = x.dtype();
+        let x = super::to_f32(x);
+        let y = match self {
             Self::Silu => activation::silu(x),
             Self::Gelu => activation::gelu(x),
             Self::GeluTanh => activation::gelu_approximate(x),
             Self::QuickGelu => x.clone() * activation::sigmoid(x * 1.702),
             Self::Relu => activation::relu(x),
-        }
+        };
+        super::cast_to(y, dtype)
     }
 
     /// `self(gate) · up`, the gated half of a Llama block's MLP, in one pass where that is possible.
@@ -63,6 +67,9 @@ impl Activation {
         if self == Self::Silu && super::fused(&gate) {
             return super::flex::swiglu(gate, up);
         }
-        self.forward(gate) * up
+        match self {
+            Self::Silu => super::composed::swiglu(gate, up),
+            _ => self.forward(gate) * up,
+        }
     }
 }

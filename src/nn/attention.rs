@@ -1,18 +1,17 @@
-//! Grouped-query attention over padded batches, with and without a key-value cache.
+//! Grouped-query attention over padded and packed batches, with and without a key-value cache.
 
 // b batch, t queries, s keys, h heads, g heads per key-value head, v key-value heads, k head width
-use super::norm::{cast_to, to_f32};
 use super::rope::Rope;
+use super::starts::Starts;
 use super::virtual_tokens::put_in_front;
-use burn::tensor::activation::softmax;
-use burn::tensor::{Device, Tensor, TensorData};
-use std::sync::Arc;
+use burn::tensor::Tensor;
+use std::ops::Range;
 
-/// Where each row of a batch begins, and how many tokens a cache already holds.
+/// Where the segments of each row of a batch begin, and how many tokens a cache already holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SequenceLayout {
-    /// Absolute index of each row's first real token: above 0 under left padding.
-    pub starts: Arc<[usize]>,
+    /// Absolute indices at which segments begin.
+    pub starts: Starts,
     /// Tokens before the first query, held by a cache.
     pub past: usize,
 }
@@ -23,15 +22,25 @@ impl SequenceLayout {
         Self { starts: vec![0; rows].into(), past: 0 }
     }
 
-    /// Rows that begin at `starts`.
-    pub fn with_starts(starts: impl Into<Arc<[usize]>>) -> Self {
+    /// Rows whose segments begin at `starts`; a list of numbers is one segment for each row.
+    pub fn with_starts(starts: impl Into<Starts>) -> Self {
         Self { starts: starts.into(), past: 0 }
     }
 
-    /// Position of tokens `first .. first + t` of every row, row-major: the distance from the row's first real token.
+    /// The same rows behind `n` tokens that belong to each one's first segment.
+    pub fn behind(&self, n: usize) -> Self {
+        Self { starts: self.starts.lengthened(n), past: self.past }
+    }
+
+    /// Number of positions that `t` tokens behind those of the cache reach: the tokens of the longest segment.
+    pub fn positions_of(&self, t: usize) -> usize {
+        self.starts.longest(self.past + t)
+    }
+
+    /// Position of tokens `first .. first + t` of every row, row-major: the distance from the beginning of its segment.
     pub(crate) fn positions(&self, rows: usize, first: usize, t: usize) -> Vec<i32> {
-        let start = |b: usize| self.starts.get(b).copied().unwrap_or(0);
-        (0..rows).flat_map(|b| (first..first + t).map(move |j| j.saturating_sub(start(b)) as i32)).collect()
+        let position = |b: usize, j: usize| j.saturating_sub(self.starts.segment(b, j, usize::MAX).start) as i32;
+        (0..rows).flat_map(|b| (first..first + t).map(move |j| position(b, j))).collect()
     }
 }
 
@@ -46,8 +55,8 @@ pub struct AttentionSpec {
     pub head_dim: usize,
     /// Whether a query sees only keys up to its own index.
     pub causal: bool,
-    /// Index of each row's first visible key.
-    pub starts: Arc<[usize]>,
+    /// Where the segments of each row begin, among the keys.
+    pub starts: Starts,
     /// Keys before the first query.
     pub past: usize,
     /// Sliding window: key `j` is visible to query `i` only where `i - j < window`.
@@ -56,10 +65,27 @@ pub struct AttentionSpec {
     pub scale: f32,
 }
 
+impl AttentionSpec {
+    /// The keys that query `i` of a row sees, of `keys` in all: those of its segment, up to itself where that is causal, that
+    /// its window reaches. Empty for left padding under causality.
+    pub fn visible(&self, row: usize, i: usize, keys: usize) -> Range<usize> {
+        self.visible_of(self.starts.segment(row, self.past + i, keys), i)
+    }
+
+    /// The keys of its segment that query `i` sees.
+    pub(super) fn visible_of(&self, segment: Range<usize>, i: usize) -> Range<usize> {
+        let index = self.past + i;
+        let end = if self.causal { segment.end.min(index + 1) } else { segment.end };
+        let oldest = self.window.map_or(0, |window| (index + 1).saturating_sub(window));
+        let start = segment.start.max(oldest);
+        start..end.max(start)
+    }
+}
+
 /// `softmax(scale · QKᵀ) V` per head, softmax in f32.
 ///
 /// With `rope`, queries and keys are rotated first (then `spec.past` must be 0). Outputs of queries before a row's
-/// start are finite and meaningless.
+/// first segment are finite and meaningless.
 ///
 /// # Shapes
 /// `q`: `[b, t, h·k]`; `k`, `v`: `[b, s, kv_heads·k]`, `s = past + t` where causal; to `[b, t, h·k]`.
@@ -75,51 +101,7 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, rope: Option<&Rope>, 
             (rope.rotate(q, spec.heads, &layout, spec.past), rope.rotate(k, spec.kv_heads, &layout, 0))
         }
     };
-    composed(q, k, v, spec)
-}
-
-fn composed(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, spec: &AttentionSpec) -> Tensor<3> {
-    let [b, t, _] = q.dims();
-    let s = k.dims()[1];
-    let (kv, hd) = (spec.kv_heads, spec.head_dim);
-    let g = spec.heads / kv;
-    let dtype = q.dtype();
-    // Heads that share keys are stacked along the query axis, so that keys and values are never repeated.
-    let q = q.reshape([b, t, kv, g, hd]).permute([0, 2, 3, 1, 4]).reshape([b, kv, g * t, hd]);
-    let k = k.reshape([b, s, kv, hd]).swap_dims(1, 2);
-    let v = v.reshape([b, s, kv, hd]).swap_dims(1, 2);
-    let mut scores = to_f32(q.matmul(k.swap_dims(2, 3))) * spec.scale;
-    if let Some(mask) = additive_mask(b, t, s, spec, &scores.device()) {
-        let mask: Tensor<5> = mask.reshape([b, 1, 1, t, s]);
-        scores = (scores.reshape([b, kv, g, t, s]) + mask).reshape([b, kv, g * t, s]);
-    }
-    let weights = cast_to(softmax(scores, 3), dtype);
-    weights.matmul(v).reshape([b, kv, g, t, hd]).permute([0, 3, 1, 2, 4]).reshape([b, t, spec.heads * hd])
-}
-
-/// Large enough to vanish under softmax, small enough that a fully masked row stays finite.
-const HIDDEN: f32 = -1e30;
-
-fn additive_mask(b: usize, t: usize, s: usize, spec: &AttentionSpec, device: &Device) -> Option<Tensor<3>> {
-    let starts = |row: usize| spec.starts.get(row).copied().unwrap_or(0);
-    if !spec.causal && spec.window.is_none() && (0..b).all(|row| starts(row) == 0) {
-        return None;
-    }
-    let mut mask = vec![0f32; b * t * s];
-    for row in 0..b {
-        for i in 0..t {
-            let query = spec.past + i;
-            let end = if spec.causal { query + 1 } else { s };
-            let first = spec.window.map_or(0, |w| (query + 1).saturating_sub(w)).max(starts(row));
-            let line = &mut mask[(row * t + i) * s..][..s];
-            for (j, value) in line.iter_mut().enumerate() {
-                if j < first || j >= end {
-                    *value = HIDDEN;
-                }
-            }
-        }
-    }
-    Some(Tensor::from_data(TensorData::new(mask, [b, t, s]), device))
+    super::composed::attention(q, k, v, spec.clone())
 }
 
 /// Keys and values of one layer, rotated already.
@@ -134,7 +116,7 @@ pub struct LayerCache {
 struct VirtualKeys {
     k_nw: Tensor<2>,
     v_nw: Tensor<2>,
-    starts: Arc<[usize]>,
+    starts: Starts,
 }
 
 impl LayerCache {
@@ -203,7 +185,7 @@ impl KvCache {
     /// # Shapes
     /// `table_nw`: `[n, 2·layers·kv_heads·k]`, a layer's keys before its values; not rotated. `starts`: where the rows of
     /// the first tokens begin.
-    pub fn prefill(&mut self, table_nw: Tensor<2>, starts: &Arc<[usize]>) {
+    pub fn prefill(&mut self, table_nw: Tensor<2>, starts: &Starts) {
         let [n, width] = table_nw.dims();
         let w = width / (2 * self.layers.len()).max(1);
         for (layer, cache) in self.layers.iter_mut().enumerate() {
@@ -211,5 +193,44 @@ impl KvCache {
             cache.front = Some(VirtualKeys { k_nw: part(0), v_nw: part(1), starts: starts.clone() });
         }
         self.length += n;
+    }
+}
+
+#[cfg(all(test, feature = "cpu"))]
+mod tests {
+    use super::super::{RopeConfig, RopeScaling};
+    use super::*;
+    use burn::tensor::{Device, TensorData};
+
+    /// Both forms sum in f32 in different orders.
+    const TOLERANCE: f32 = 2e-6;
+
+    #[test]
+    fn the_composed_form_reads_the_same_description() {
+        let device = Device::flex();
+        let values = |seed: usize, width: usize| {
+            let value = |i: usize| ((i * 7 + seed) * 2_654_435_761 % 1_000_003) as f32 / 500_001.0 - 1.0;
+            let data: Vec<f32> = (0..3 * 90 * width).map(value).collect();
+            Tensor::<3>::from_data(TensorData::new(data, [3, 90, width]), &device)
+        };
+        let starts = Starts::of_rows([vec![0, 7, 8, 71], vec![4, 50], vec![0]]);
+        let layout = SequenceLayout::with_starts(starts.clone());
+        let config = RopeConfig { head_dim: 6, theta: 100.0, scaling: RopeScaling::Default };
+        let rope = config.table(layout.positions_of(90), &device);
+        for (causal, window) in [(true, None), (true, Some(9)), (false, None)] {
+            let starts = starts.clone();
+            let spec =
+                AttentionSpec { heads: 4, kv_heads: 2, head_dim: 6, causal, starts, past: 0, window, scale: 0.4 };
+            let [q, k, v] = [(1, 24), (2, 12), (3, 12)].map(|(seed, width)| values(seed, width));
+            let fused = attention(q.clone(), k.clone(), v.clone(), Some(&rope), &spec);
+            let (q, k) = (rope.rotate(q, 4, &layout, 0), rope.rotate(k, 2, &layout, 0));
+            let difference = crate::nn::composed::attention(q, k, v, spec) - fused;
+            // A query of the padding in front sees nothing; what it yields is not defined.
+            let real = [0, 2].map(|row| difference.clone().narrow(0, row, 1));
+            let padded = difference.slice([1..2, 4..90]);
+            for part in real.into_iter().chain([padded]) {
+                assert!(part.abs().max().into_scalar::<f32>() < TOLERANCE, "{causal} {window:?}");
+            }
+        }
     }
 }

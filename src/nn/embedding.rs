@@ -5,7 +5,7 @@ use super::cast_to;
 use super::linear::{AdapterSlot, Linear, LinearAdapter, PlainMap, linear};
 use super::params::{self, normal};
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{Device, FloatDType, Int, Tensor};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor};
 use std::sync::Arc;
 
 /// A table of rows, looked up by index.
@@ -15,6 +15,10 @@ pub struct Embedding {
     pub weight: Param<Tensor<2>>,
     /// Rows that are trained while the table stays as it is.
     pub adapter: Option<TrainedRows>,
+    /// The type of what is looked up, which all that follows computes in; none for the table's own. A table that is
+    /// trained stays f32, and its gradient is summed in f32.
+    #[module(skip)]
+    pub activations: Option<DType>,
 }
 
 /// Some rows of a table, which stand in for the table's own.
@@ -33,10 +37,22 @@ pub const TRAINED_ROWS: &str = ".adapter.rows";
 /// What PEFT calls trained rows in a file, behind the path of their layer.
 pub const TRAINED_ROWS_KEY: &str = "token_adapter.trainable_tokens_delta";
 
+/// Row `ids_n[i]` of the table at `i`.
+///
+/// # Shapes
+/// `table_vd`, `ids_n` to `[n, d]`.
+pub(crate) fn rows(table_vd: Tensor<2>, ids_n: Tensor<1, Int>) -> Tensor<2> {
+    #[cfg(feature = "cpu")]
+    if super::fused(&table_vd) {
+        return super::flex::rows(table_vd, ids_n);
+    }
+    table_vd.select(0, ids_n)
+}
+
 impl Embedding {
     /// `n` rows of width `d`, drawn from a normal distribution of standard deviation 0.02.
     pub fn new(n: usize, d: usize, device: &Device) -> Self {
-        Self { weight: normal([n, d], 0.02, device), adapter: None }
+        Self { weight: normal([n, d], 0.02, device), adapter: None, activations: None }
     }
 
     /// # Shapes
@@ -46,12 +62,13 @@ impl Embedding {
         let weight = self.weight.val();
         let d = weight.dims()[1];
         let ids_n = ids_bt.reshape([b * t]);
-        let x_nd = weight.select(0, ids_n.clone());
+        let x_nd = rows(weight, ids_n.clone());
         let x_nd = match &self.adapter {
             Some(trained) => trained.put(x_nd, ids_n),
             None => x_nd,
         };
-        x_nd.reshape([b, t, d])
+        let dtype = self.activations.unwrap_or(x_nd.dtype());
+        cast_to(x_nd, dtype).reshape([b, t, d])
     }
 
     /// The whole table, trained rows in their places, `[v, d]`.
@@ -70,7 +87,7 @@ impl Embedding {
     pub fn set_rows(&mut self, ids: &[u32], rows_kd: Tensor<2>) {
         let trained = TrainedRows { rows: Param::initialized(ParamId::new(), rows_kd), ids: ids.to_vec() };
         let trainable = self.weight.is_require_grad();
-        let table = Self { weight: self.weight.clone(), adapter: Some(trained) }.table();
+        let table = Self { weight: self.weight.clone(), adapter: Some(trained), activations: None }.table();
         self.weight = Param::initialized(ParamId::new(), table.detach()).set_require_grad(trainable);
     }
 
@@ -186,7 +203,11 @@ mod tests {
     fn table(device: &Device) -> Embedding {
         let rows: Vec<f32> = (0..10).map(|value| value as f32).collect();
         let rows = Tensor::from_data(TensorData::new(rows, [5, 2]), device);
-        Embedding { weight: Param::initialized(ParamId::new(), rows).set_require_grad(false), adapter: None }
+        Embedding {
+            weight: Param::initialized(ParamId::new(), rows).set_require_grad(false),
+            adapter: None,
+            activations: None,
+        }
     }
 
     fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
@@ -217,5 +238,20 @@ mod tests {
         assert_eq!(values(embedding.weight.val()), table);
         assert_eq!(values(embedding.rows(&[4])), [108.0, 109.0]);
         assert_eq!(values(embedding.mean(2)), [51.0, 52.0]);
+    }
+
+    #[test]
+    fn a_table_that_is_trained_beside_bf16_activations_stays_f32_and_sums_its_gradient_there() {
+        let device = crate::device::choose(crate::device::DeviceRequest::Cpu).unwrap().device.autodiff();
+        let mut embedding = table(&device);
+        embedding.weight = embedding.weight.set_require_grad(true);
+        embedding.activations = Some(DType::BF16);
+        // 600 ones are more than bf16 counts to: 256 + 1 rounds to 256.
+        let x = embedding.forward(Tensor::zeros([1, 600], &device));
+        assert_eq!(x.dtype(), DType::BF16);
+        let gradients = x.sum().backward();
+        let gradient = embedding.weight.val().grad(&gradients).unwrap();
+        assert_eq!(gradient.dtype(), DType::F32);
+        assert_eq!(values(gradient)[..4], [600.0, 600.0, 0.0, 0.0]);
     }
 }

@@ -31,11 +31,7 @@ impl RmsNorm {
         if super::fused(&x) {
             return super::flex::rms_norm(x, weight, self.epsilon as f32);
         }
-        let dtype = x.dtype();
-        let x = to_f32(x);
-        let mean_square = x.clone().square().mean_dim(D - 1);
-        let y = x * (mean_square + self.epsilon).sqrt().recip();
-        cast_to(y, dtype) * cast_to(weight, dtype).unsqueeze()
+        super::composed::rms_norm(x, weight, self.epsilon)
     }
 }
 
@@ -64,12 +60,7 @@ impl LayerNorm {
         if super::fused(&x) {
             return super::flex::layer_norm(x, weight, bias, self.epsilon as f32);
         }
-        let dtype = x.dtype();
-        let x = to_f32(x);
-        let centred = x.clone() - x.mean_dim(D - 1);
-        let variance = centred.clone().square().mean_dim(D - 1);
-        let y = centred * (variance + self.epsilon).sqrt().recip();
-        cast_to(y * to_f32(weight).unsqueeze() + to_f32(bias).unsqueeze(), dtype)
+        super::composed::layer_norm(x, weight, bias, self.epsilon)
     }
 }
 

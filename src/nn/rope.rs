@@ -3,6 +3,7 @@
 // p positions, k head width
 use super::attention::SequenceLayout;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// How the rotation frequencies depend on the sequence length.
 ///
@@ -19,7 +20,7 @@ pub enum RopeScaling {
     },
     /// A base that grows once a sequence is longer than the original context ("NTK-aware").
     ///
-    /// The length is that of the longest row of the pass. transformers keeps the largest length it has met until a short
+    /// The length is that of the longest segment of the pass. transformers keeps the largest length it has met until a short
     /// sequence comes; here a pass depends on nothing before it.
     Dynamic {
         /// Growth of the base with the length.
@@ -164,17 +165,32 @@ impl RopeConfig {
 
     /// Cosines and sines for `positions` positions, made once per forward pass and shared by all layers.
     pub fn table(&self, positions: usize, device: &Device) -> Rope {
+        let data = TensorData::new(self.values(positions).to_vec(), [positions, self.head_dim]);
+        Rope { table_pk: Tensor::from_data(data, device), halves: OnceLock::new() }
+    }
+
+    /// The table in host memory. The last one is kept: its hundreds of thousands of sines and cosines would be computed in
+    /// every pass while the device waits.
+    fn values(&self, positions: usize) -> Arc<[f32]> {
+        type Made = (RopeConfig, usize, Arc<[f32]>);
+        static LAST: Mutex<Option<Made>> = Mutex::new(None);
+        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((config, length, values)) = &*last
+            && (config, *length) == (self, positions)
+        {
+            return values.clone();
+        }
         let frequencies = self.inverse_frequencies(positions);
         let scale = self.attention_factor();
-        let half = frequencies.len();
-        let mut values = Vec::with_capacity(positions * half * 2);
+        let mut values = Vec::with_capacity(positions * frequencies.len() * 2);
         for position in 0..positions {
             let angles = frequencies.iter().map(|f| position as f32 * f);
             values.extend(angles.clone().map(|angle| angle.cos() * scale));
             values.extend(angles.map(|angle| angle.sin() * scale));
         }
-        let data = TensorData::new(values, [positions, 2 * half]);
-        Rope { table_pk: Tensor::from_data(data, device) }
+        let values: Arc<[f32]> = values.into();
+        *last = Some((*self, positions, values.clone()));
+        values
     }
 }
 
@@ -183,33 +199,71 @@ impl RopeConfig {
 pub struct Rope {
     /// `[positions, head_dim]`, f32.
     pub(crate) table_pk: Tensor<2>,
+    /// What [`Rope::rotate`] takes, made when it is first asked for.
+    halves: OnceLock<Halves>,
+}
+
+/// Factors of every element of a head: `x·cos + swap(x)·sin`.
+#[derive(Clone, Debug)]
+struct Halves {
+    cos_pk: Tensor<2>,
+    sin_pk: Tensor<2>,
+    other_half_k: Tensor<1, Int>,
 }
 
 impl Rope {
-    /// Rotates every head of `x` by its row's positions, which count from the row's first real token.
+    fn halves(&self) -> &Halves {
+        self.halves.get_or_init(|| {
+            let [_, k] = self.table_pk.dims();
+            let half = k / 2;
+            let (cos, sin) = (self.table_pk.clone().narrow(1, 0, half), self.table_pk.clone().narrow(1, half, half));
+            let other_half: Vec<i32> = (0..k).map(|i| ((i + half) % k) as i32).collect();
+            Halves {
+                cos_pk: Tensor::cat(vec![cos.clone(), cos], 1),
+                sin_pk: Tensor::cat(vec![-sin.clone(), sin], 1),
+                other_half_k: Tensor::from_data(TensorData::new(other_half, [k]), &self.table_pk.device()),
+            }
+        })
+    }
+
+    /// Rotates every head of `x` by its tokens' positions, which count from the beginning of their segment.
     ///
     /// # Shapes
     /// `x`: `[b, t, heads·k]`; `first` is the absolute index of its first token.
     pub fn rotate(&self, x: Tensor<3>, heads: usize, layout: &SequenceLayout, first: usize) -> Tensor<3> {
         let [b, t, width] = x.dims();
         let k = width / heads;
-        let half = k / 2;
         let positions = layout.positions(b, first, t);
-        let positions = Tensor::<1, Int>::from_data(TensorData::new(positions, [b * t]), &x.device());
-        let rows =
-            super::norm::cast_to(self.table_pk.clone(), x.dtype()).select(0, positions).reshape([b, t, 1, 2 * half]);
-        let (cos, sin) = (rows.clone().narrow(3, 0, half), rows.narrow(3, half, half));
-        let x = x.reshape([b, t, heads, k]);
-        let (x1, x2) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
-        let y1 = x1.clone() * cos.clone() - x2.clone() * sin.clone();
-        let y2 = x2 * cos + x1 * sin;
-        Tensor::cat(vec![y1, y2], 3).reshape([b, t, width])
+        // Rows that count alike share one part of the table: nothing is uploaded or gathered.
+        let alike = positions.iter().enumerate().all(|(i, &position)| position as usize == first + i % t);
+        let Halves { cos_pk, sin_pk, other_half_k } = self.halves().clone();
+        let (cos, sin) = if alike {
+            let part = |rows: Tensor<2>| rows.narrow(0, first, t).unsqueeze();
+            (part(cos_pk), part(sin_pk))
+        } else {
+            let positions = Tensor::<1, Int>::from_data(TensorData::new(positions, [b * t]), &x.device());
+            let part = |rows: Tensor<2>| rows.select(0, positions.clone()).reshape([b, t, k]);
+            (part(cos_pk), part(sin_pk))
+        };
+        super::composed::rotate(x, super::composed::Angles { cos, sin, other_half: other_half_k }, heads)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_that_is_kept_is_the_one_that_was_asked_for() {
+        let plain = RopeConfig { head_dim: 4, theta: 100.0, scaling: RopeScaling::Default };
+        let other = RopeConfig { theta: 50.0, ..plain };
+        let made = [plain.values(3), plain.values(3), plain.values(4), other.values(4), plain.values(3)];
+        assert_eq!(made.each_ref().map(|values| values.len()), [12, 12, 16, 16, 12]);
+        assert_eq!((&made[0], &made[0][..]), (&made[1], &made[4][..]));
+        assert_eq!(made[2][..12], made[0][..]);
+        assert_ne!(made[3], made[2]);
+        assert_eq!(made[0][..4], [1.0, 1.0, 0.0, 0.0]);
+    }
 
     #[test]
     fn llama3_leaves_high_frequencies_and_divides_low_ones() {

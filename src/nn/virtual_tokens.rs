@@ -3,6 +3,7 @@
 // b batch, t tokens, n virtual tokens, w width of what they stand in front of
 use super::cast_to;
 use super::params::normal;
+use super::starts::Starts;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use std::fmt::Debug;
@@ -98,17 +99,17 @@ impl VirtualTokens {
 /// token does not depend on how its row is padded.
 ///
 /// # Shapes
-/// To `[b, n + t, w]`, in `x_btw`'s type; the token at `i >= starts[row]` goes to `n + i`.
-pub fn put_in_front(x_btw: Tensor<3>, rows_nw: Tensor<2>, starts: &[usize]) -> Tensor<3> {
+/// To `[b, n + t, w]`, in `x_btw`'s type; the token at `i` of the row's first segment or behind it goes to `n + i`.
+pub fn put_in_front(x_btw: Tensor<3>, rows_nw: Tensor<2>, starts: &Starts) -> Tensor<3> {
     let ([b, t, w], [n, _]) = (x_btw.dims(), rows_nw.dims());
     let rows_nw = cast_to(rows_nw, x_btw.dtype());
-    if starts.iter().all(|start| *start == 0) {
+    if (0..b).all(|row| starts.first(row) == 0) {
         return Tensor::cat(vec![rows_nw.unsqueeze::<3>().expand([b, n, w]), x_btw], 1);
     }
     let mut index: Vec<i32> = Vec::with_capacity(b * (n + t));
     for row in 0..b {
         let (first, end) = (row * t, (row + 1) * t);
-        let real = first + starts.get(row).copied().unwrap_or(0).min(t);
+        let real = first + starts.first(row).min(t);
         index.extend([first..real, b * t..b * t + n, real..end].into_iter().flatten().map(|at| at as i32));
     }
     let index = Tensor::<1, Int>::from_data(TensorData::new(index, [b * (n + t)]), &x_btw.device());
@@ -126,7 +127,7 @@ mod tests {
         let device = choose(DeviceRequest::Cpu).unwrap().device.autodiff();
         let x = Tensor::<3>::from_data([[[1.0], [2.0]], [[3.0], [4.0]]], &device).require_grad();
         let rows = Tensor::<2>::from_data([[8.0], [9.0]], &device).require_grad();
-        let y = put_in_front(x.clone(), rows.clone(), starts);
+        let y = put_in_front(x.clone(), rows.clone(), &Starts::from(starts.to_vec()));
         assert_eq!(y.dims(), [2, 4, 1]);
         assert_eq!(y.clone().into_data().try_to_vec::<f32>().unwrap(), expected, "{starts:?}");
         let gradients = y.powi_scalar(2).sum().backward();

@@ -136,6 +136,12 @@ pub trait Objective: Component {
         false
     }
 
+    /// Whether the loss of an example depends on which others share its micro-batch, so that smaller micro-batches are
+    /// another loss.
+    fn mixes_examples(&self) -> bool {
+        self.compares_mismatched()
+    }
+
     /// Whether it can learn from a record that says this; the reason where it cannot, in the words that follow the record's
     /// place.
     ///

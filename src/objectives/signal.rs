@@ -1,6 +1,7 @@
 //! What an objective reads of a policy.
 
-// s supervised tokens, r rows, v vocabulary, k outputs of a head
+// s supervised tokens, r rows, d model width, v vocabulary, k outputs of a head
+use crate::nn::{Predictor, Weights};
 use burn::tensor::{Int, Tensor, TensorData};
 
 /// What an objective over tokens needs besides their log-probabilities. What is not asked for is not computed.
@@ -18,6 +19,9 @@ pub struct Wants {
     pub correct: bool,
     /// [`TokenLogProbs::prompt`].
     pub prompt: bool,
+    /// How the loss weighs the log-probabilities. [`Weights::Equal`] is a promise, which saves time where the head is
+    /// trained.
+    pub weights: Weights,
     /// NEFTune's α: in training, uniform noise in ±α/√(tokens·width) is added to the embeddings. 0 adds none.
     pub embedding_noise: f64,
 }
@@ -131,11 +135,12 @@ pub struct TokenScores {
     pub per_row: Vec<usize>,
 }
 
-/// What a model expects at each supervised token, for distillation.
+/// What a model expects at each supervised token, for distillation: the whole distribution, which is never held for all
+/// tokens at once ([`divergence`](crate::nn::divergence)).
 #[derive(Clone, Debug)]
 pub struct Distributions {
-    /// Logits, `[s, v]`, f32, differentiable.
-    pub logits: Tensor<2>,
+    /// Hidden states, `[s, d]`, and the head that reads them, `[v, d]`; differentiable.
+    pub predictor: Predictor,
     /// The tokens that stand there, `[s]`.
     pub ids: Tensor<1, Int>,
     /// Number of supervised tokens of each row.

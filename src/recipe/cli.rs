@@ -50,6 +50,13 @@ pub struct Arguments {
     /// Decode every image before training, not only its header
     #[arg(long)]
     pub decode: bool,
+    /// Choose the largest micro-batch that fits the memory; examples per step, train.per_device_train_batch_size ×
+    /// train.gradient_accumulation_steps, stay as they are
+    #[arg(long)]
+    pub auto_batch: bool,
+    /// Memory that the run may take, as 12GiB or 900MiB; left out, what is available when it starts
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub memory_limit: Option<usize>,
     /// Print every setting with its origin, and stop
     #[arg(long)]
     pub print_config: bool,
@@ -59,6 +66,24 @@ pub(super) fn parse_device(text: &str) -> Result<DeviceRequest, String> {
     text.parse().map_err(|error: crate::device::DeviceError| error.to_string())
 }
 
+/// A number of bytes with its unit.
+pub(super) fn parse_size(text: &str) -> Result<usize, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: f64 = match &text[digits.len()..] {
+        "KiB" => 1024.0,
+        "MiB" => 1024.0 * 1024.0,
+        "GiB" => 1024.0 * 1024.0 * 1024.0,
+        "KB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        _ => return Err("a size needs a unit: write 12GiB, 900MiB or 12GB".to_owned()),
+    };
+    match digits.parse::<f64>() {
+        Ok(number) if number.is_finite() && number > 0.0 => Ok((number * unit) as usize),
+        _ => Err(format!("`{digits}` is no number above 0")),
+    }
+}
+
 impl Arguments {
     /// `--set` and the options that stand for a setting, in the order of their precedence.
     pub fn assignments(&self) -> Vec<String> {
@@ -66,5 +91,20 @@ impl Arguments {
         all.extend(self.max_steps.map(|n| format!("train.max_steps={n}")));
         all.extend(self.seed.map(|n| format!("train.seed={n}")));
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_need_a_unit() {
+        assert_eq!(parse_size("2GiB"), Ok(2 << 30));
+        assert_eq!(parse_size("0.5MiB"), Ok(1 << 19));
+        assert_eq!(parse_size("3GB"), Ok(3_000_000_000));
+        for bad in ["", "12", "GiB", "-1GiB", "0MB", "1 GiB", "1gib", "nanGB", "infGB"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
     }
 }

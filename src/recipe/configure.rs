@@ -2,7 +2,9 @@
 //! nothing.
 
 use super::experiment::Parts;
+use super::memory::Batching;
 use super::opened::has_vision;
+use super::slots::packing_refusal;
 use super::{Arguments, ImageSettings, RecipeError, adapter_file, making};
 use crate::adapters::{Adapter, NoAdapter};
 use crate::data::{DataKind, Reading, SpecialTokens, TextOptions};
@@ -98,7 +100,7 @@ where
                 O::NAME
             )));
         }
-        refuse_idle_settings(&configured.adapter, &configured.resolved, &configured.train, arguments)?;
+        refuse_idle_settings::<A>(&configured.resolved, &configured.train, arguments)?;
         if !has_vision::<V>() {
             refuse_vision(&configured.resolved)?;
         }
@@ -118,8 +120,25 @@ where
                 O::NAME
             )));
         }
+        if let Some(reason) = packing_refusal::<A, V, O>().filter(|_| configured.train.packing) {
+            return Err(RecipeError::Usage(format!("train.packing is true: {reason}")));
+        }
         configured.check_reference(arguments)?;
         Ok(configured)
+    }
+
+    /// Cuts the steps as `--auto-batch` chose.
+    ///
+    /// # Errors
+    /// None: the settings take every count.
+    pub fn cut_by(&mut self, batching: Batching) -> Result<(), RecipeError> {
+        for (name, value) in
+            [("per_device_train_batch_size", batching.micro), ("gradient_accumulation_steps", batching.accumulation)]
+        {
+            self.resolved.derive(&format!("train.{name}"), json!(value), "--auto-batch")?;
+        }
+        self.train = self.resolved.section("train")?;
+        Ok(())
     }
 
     /// Where the reference comes from.
@@ -270,7 +289,6 @@ fn derive<A: Adapter>(resolved: &mut Resolved, arguments: &Arguments, sees: bool
 
 /// Settings that were typed and would do nothing.
 fn refuse_idle_settings<A: Adapter>(
-    adapter: &A,
     resolved: &Resolved,
     train: &Train,
     arguments: &Arguments,
@@ -300,20 +318,6 @@ fn refuse_idle_settings<A: Adapter>(
                 "{key} would do nothing: the part is frozen; set train.{part}=true, or leave it out"
             )));
         }
-    }
-    if train.bf16 && train.language_model == Some(true) {
-        return Err(RecipeError::Usage(
-            "train.bf16 holds frozen weights in bf16, but the language model is trained; add an adapter, or leave it out"
-                .to_owned(),
-        ));
-    }
-    let saved_whole = adapter.modules_to_save().unwrap_or_default();
-    if train.bf16 && saved_whole.iter().any(|module| module == "embed_tokens") {
-        return Err(RecipeError::Usage(
-            "train.bf16 holds frozen weights in bf16, but adapter.modules_to_save trains the token table, from which all \
-             activations take their type; leave one out, or name single rows in adapter.trainable_token_indices"
-                .to_owned(),
-        ));
     }
     let evaluates = !arguments.eval_data.is_empty() || arguments.data.is_empty();
     for key in ["train.eval_steps", "train.load_best_model_at_end", "train.eval_on_start", "train.eval_shuffled_images"]

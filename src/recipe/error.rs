@@ -44,6 +44,14 @@ pub enum RecipeError {
     /// A record that cannot be used.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// A run that does not fit.
+    #[error("{plan}\n{advice}")]
+    Memory {
+        /// What takes the memory, and how much there is.
+        plan: String,
+        /// What to change.
+        advice: String,
+    },
     /// A made model or data set that could not be written.
     #[error(transparent)]
     Made(#[from] super::made::MadeError),

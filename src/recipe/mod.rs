@@ -11,6 +11,7 @@ mod folder;
 mod head;
 pub mod made;
 mod making;
+pub mod memory;
 mod opened;
 mod parts;
 mod preflight;
@@ -21,6 +22,7 @@ mod run;
 mod run_folder;
 mod save;
 mod shape;
+mod sizing;
 mod slots;
 mod start_end;
 pub mod tools;
@@ -41,7 +43,7 @@ pub use shape::{Shape, WeightType};
 pub use slots::refused;
 pub use slots::{
     Anchors, DefaultImageData, DefaultObjective, DefaultTextData, Fits, Suits, Teaches, Trains, Unwritten,
-    check_generates, fits, fits_train,
+    check_generates, check_packs, fits, fits_train,
 };
 pub use zoo::with_adapter;
 

@@ -3,7 +3,8 @@
 use super::folder::ModelFolder;
 use super::parts::{load_projector, load_tower};
 use super::{RecipeError, head, start_end};
-use crate::checkpoint::{CheckpointError, Fields, Rename, Shards, bridge};
+use crate::checkpoint::bridge::{self, Hold};
+use crate::checkpoint::{CheckpointError, Fields, Rename, Shards};
 use crate::image::ImageProcessor;
 use crate::models::{CausalLm, LanguageModel};
 use crate::nn::Embedding;
@@ -145,14 +146,14 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
         })
     }
 
-    /// Loads the weights; `narrow` picks, by name, the parameters that are held in bf16.
+    /// Loads the weights; `hold` says, by name, how a parameter is held.
     ///
     /// # Errors
     /// [`CheckpointError`] naming every tensor that is missing, unexpected or misshapen.
     pub fn load(
         self,
         projector: &P,
-        narrow: &dyn Fn(&str) -> bool,
+        hold: &dyn Fn(&str) -> Hold,
         device: &Device,
     ) -> Result<Loaded<M, V, P>, RecipeError> {
         let Self { folder, model, tokenizer, processor, image_token, new_tokens, added, altered, vocab_rows } = self;
@@ -204,12 +205,12 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
             _ => model.file_key(name, layout),
         };
         let names = bridge::FileNames { key: &key, rename: Rename(&pairs), ignore: &ignore };
-        let mut loaded = bridge::load(model.clone(), &shards, &names, narrow, device)?;
+        let mut loaded = bridge::load(model.clone(), &shards, &names, hold, device)?;
         if let (Some((dir, _)), false) = (&folder.tower, tower_inside) {
-            loaded.vision_tower = load_tower(loaded.vision_tower, dir, narrow, device)?;
+            loaded.vision_tower = load_tower(loaded.vision_tower, dir, hold, device)?;
         }
         if let Some(path) = &folder.projector {
-            loaded = load_projector(loaded, path, narrow, device)?;
+            loaded = load_projector(loaded, path, hold, device)?;
         }
         let known = loaded.language_model.vocab_size();
         loaded.language_model = loaded.language_model.grow_vocabulary(known.max(vocab_rows));
@@ -267,7 +268,7 @@ fn start_new_rows<L: CausalLm>(model: &mut L, tokens: &[NewToken], known: usize)
         let mean = table.rows(from).mean_dim(0);
         table.set_rows(&[token.id], mean);
         if let Some(head) = model.head_mut() {
-            let mut rows = Embedding { weight: head.weight.clone(), adapter: None };
+            let mut rows = Embedding { weight: head.weight.clone(), adapter: None, activations: None };
             let mean = rows.rows(from).mean_dim(0);
             rows.set_rows(&[token.id], mean);
             head.weight = rows.weight;

@@ -1,8 +1,9 @@
 //! Parts of a model that lie in folders of their own: the vision tower, the projector.
 
 use super::{RecipeError, fetch};
+use crate::checkpoint::bridge::{self, Hold};
 use crate::checkpoint::hub::Wanted;
-use crate::checkpoint::{CheckpointError, Rename, Shards, bridge};
+use crate::checkpoint::{CheckpointError, Rename, Shards};
 use crate::models::CausalLm;
 use crate::projector::ProjectorModel;
 use crate::vision::VisionTower;
@@ -46,7 +47,7 @@ pub(super) fn local_tower(dir: &Path, name: &str) -> Option<PathBuf> {
 pub(super) fn load_tower<T: VisionTower>(
     tower: T,
     dir: &Path,
-    narrow: &dyn Fn(&str) -> bool,
+    hold: &dyn Fn(&str) -> Hold,
     device: &Device,
 ) -> Result<T, RecipeError> {
     let shards = Shards::open(dir)?;
@@ -57,8 +58,8 @@ pub(super) fn load_tower<T: VisionTower>(
     let ignore: Vec<&str> = IGNORED.iter().chain(T::BESIDE).copied().collect();
     let key = |name: &str| Some(tower.file_key(name));
     let names = bridge::FileNames { key: &key, rename: Rename(&rules), ignore: &ignore };
-    let narrow = |name: &str| narrow(&format!("vision_tower.{name}"));
-    Ok(bridge::load(tower.clone(), &shards, &names, &narrow, device)?)
+    let hold = |name: &str| hold(&format!("vision_tower.{name}"));
+    Ok(bridge::load(tower.clone(), &shards, &names, &hold, device)?)
 }
 
 /// Gives the projector the weights in `path`: a file (`mm_projector.bin`, a safetensors file), or the folder of a run or a
@@ -70,7 +71,7 @@ pub(super) fn load_tower<T: VisionTower>(
 pub(super) fn load_projector<L: CausalLm, T: VisionTower, P: ProjectorModel>(
     model: Vlm<L, T, P>,
     path: &Path,
-    narrow: &dyn Fn(&str) -> bool,
+    hold: &dyn Fn(&str) -> Hold,
     device: &Device,
 ) -> Result<Vlm<L, T, P>, RecipeError> {
     let (shards, origin) = open_projector(path)?;
@@ -89,7 +90,7 @@ pub(super) fn load_projector<L: CausalLm, T: VisionTower, P: ProjectorModel>(
     let others = held.iter().filter(|name| beside(name) || (!alone && !name.contains("projector.")));
     let ignore: Vec<&str> = others.map(String::as_str).collect();
     let names = bridge::FileNames { key: &key, rename: Rename(&rules.pairs()), ignore: &ignore };
-    Ok(bridge::load(model.clone(), &shards, &names, narrow, device)?)
+    Ok(bridge::load(model.clone(), &shards, &names, hold, device)?)
 }
 
 /// The token table that LLaVA's first stage saves beside the projector where it has start and end tokens.

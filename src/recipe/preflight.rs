@@ -1,10 +1,9 @@
 //! Everything that can be checked before a weight is read, and what `--dry-run` shows of it.
 
 use super::RecipeError;
-use crate::data::{BadRecord, Check, Checked, DataKind, Dataset, Encoder, check};
-use crate::nn::params::ParamInfo;
+use crate::data::{BadRecord, Check, Checked, DataKind, Dataset, Encoder, Outcome, check};
+use crate::text::{EncodedText, Rendered};
 use crate::trainer::progress::Progress;
-use burn::module::Module;
 use owo_colors::OwoColorize;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -80,11 +79,14 @@ pub fn describe(label: &str, checked: &Checked, records: usize) -> Vec<String> {
     lines
 }
 
-/// One record as the model sees it: what is learned in colour, image tokens counted.
+/// One record as the model sees it: what is learned in colour, image tokens counted, and no more of it than is kept.
 pub fn show_sample<K: DataKind>(dataset: &Dataset<K>, encoder: &Encoder, checked: &Checked) -> Option<String> {
     let index = checked.lengths.iter().position(|&l| l > 0)?;
     let sample = dataset.sample(index).ok()?;
-    let rendered = encoder.render(&sample).ok()?.into_iter().next()?;
+    let (rendered, cut) = match encoder.encode_text(&sample).ok()? {
+        Outcome::Truncated { kept, tokens } => (read_back(&kept.into_iter().next()?.text, encoder), Some(tokens)),
+        _ => (encoder.render(&sample).ok()?.into_iter().next()?, None),
+    };
     let mut text = format!("{} as the model sees it (learned: ", sample.place);
     // Without colour, brackets show the same.
     let coloured = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -100,6 +102,9 @@ pub fn show_sample<K: DataKind>(dataset: &Dataset<K>, encoder: &Encoder, checked
         at = span.end;
     }
     text.push_str(&rendered.text[at..]);
+    if let Some(tokens) = cut {
+        let _ = write!(text, "\n  cut to {} of {tokens} tokens", checked.lengths[index]);
+    }
     let images = sample.conversation.image_count();
     if let (Some(image), true) = (&encoder.image, images > 0) {
         let _ = write!(
@@ -111,37 +116,30 @@ pub fn show_sample<K: DataKind>(dataset: &Dataset<K>, encoder: &Encoder, checked
     Some(text)
 }
 
-/// Sizes of a training step in memory, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Memory {
-    /// All parameters.
-    pub weights: usize,
-    /// Gradients and both moments of what is trained.
-    pub training: usize,
-    /// Activations kept for the backward pass; an estimate.
-    pub activations: usize,
-}
-
-impl Memory {
-    /// All of it.
-    pub fn total(&self) -> usize {
-        self.weights + self.training + self.activations
+/// Tokens as text, with the spans that are learned; an image is its token once.
+fn read_back(text: &EncodedText, encoder: &Encoder) -> Rendered {
+    let mut rendered = Rendered::prompt("");
+    let mut at = 0;
+    while at < text.input_ids.len() {
+        if let Some(image) = text.image_positions.iter().find(|image| image.start == at && !image.is_empty()) {
+            rendered.text.push_str(encoder.image.as_ref().map_or("<image>", |image| image.token.as_str()));
+            at = image.end;
+            continue;
+        }
+        let next_image = text.image_positions.iter().map(|image| image.start).find(|&start| start > at);
+        let learned = text.supervised[at];
+        let length = text.supervised[at..next_image.unwrap_or(text.input_ids.len())]
+            .iter()
+            .take_while(|&&supervised| supervised == learned)
+            .count();
+        let start = rendered.text.len();
+        rendered.text.push_str(&encoder.tokenizer.decode_all(&text.input_ids[at..at + length]));
+        if learned && rendered.text.len() > start {
+            rendered.spans.push(start..rendered.text.len());
+        }
+        at += length;
     }
-}
-
-/// Estimates the memory of a step whose hidden states have `values` elements: padded tokens × width × blocks.
-pub fn memory<M: Module>(model: &M, trainable: impl Fn(&str) -> bool, values: usize, narrow: bool) -> Memory {
-    let (mut weights, mut trained) = (0, 0);
-    let parameters: Vec<ParamInfo> = crate::nn::params::list(model);
-    for parameter in &parameters {
-        let trains = trainable(&parameter.name);
-        weights += parameter.len() * if narrow && !trains { 2 } else { 4 };
-        trained += if trains { parameter.len() } else { 0 };
-    }
-    // Per block and token about sixteen vectors of the model's width are kept: the inputs of the norms, of the seven
-    // products and of the gate, with an MLP of about three widths.
-    let activations = values * 16 * if narrow { 2 } else { 4 };
-    Memory { weights, training: trained * 4 * 3, activations }
+    rendered
 }
 
 /// Bytes for people.

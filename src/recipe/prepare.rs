@@ -3,18 +3,20 @@
 
 use super::configure::Configured;
 use super::folder::ModelFolder;
+use super::memory::Batching;
 use super::opened::{Opened, has_vision};
-use super::run_folder::Inputs;
-use super::{Arguments, RecipeError, adapter_file, making, preflight, tools};
-use crate::adapters::{Adapter, PROJECTOR, Start};
+use super::run_folder::{AUTO_BATCH, Inputs};
+use super::sizing::{Sized, batched};
+use super::{Arguments, RecipeError, making, memory, preflight, reference, tools};
+use crate::adapters::{Adapter, PROJECTOR};
 use crate::checkpoint::Shards;
 use crate::checkpoint::hub::Wanted;
-use crate::data::{Check, Checked, DataKind, Dataset, Encoder, LoaderSettings, PadSide, Padding, Sampler};
+use crate::data::{Check, Checked, DataKind, Dataset, Encoder, Fill, Lines, LoaderSettings, PadSide, Padding, Sampler};
 use crate::device::Chosen;
 use crate::example::{Facts, Learns, Shape};
 use crate::generation::Stop;
 use crate::image::ImageProcessor;
-use crate::models::{CausalLm, LanguageModel};
+use crate::models::LanguageModel;
 use crate::nn::FIXED;
 use crate::objectives::Objective;
 use crate::projector::Projector;
@@ -22,9 +24,7 @@ use crate::text::check_end_of_turn;
 use crate::trainer::anchor::AnchorPlan;
 use crate::trainer::{EvalData, Plan, Reference, Signal, Train, TrainData};
 use crate::vision::VisionEncoder;
-use crate::vlm::{Layout, Part, SCORE, module_to_save};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
+use crate::vlm::{Part, SCORE, module_to_save};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Rows are padded to a multiple of this, so that a few lengths recur and kernels tuned by shape are found again.
-const PAD_MULTIPLE: usize = 8;
+pub(super) const PAD_MULTIPLE: usize = 8;
 
 /// The folder of a made teacher.
 pub(super) const TEACHER: &str = "teacher";
@@ -52,6 +52,8 @@ pub(super) struct Prepared<M: LanguageModel, V: VisionEncoder, P: Projector, D: 
     pub left_out: BTreeMap<String, usize>,
     /// What the run was started with besides its settings.
     pub inputs: Inputs,
+    /// How the steps are cut, where the run chose it by itself.
+    pub batching: Option<Batching>,
 }
 
 /// What log-probabilities of a reference depend on.
@@ -82,6 +84,8 @@ pub(super) struct Preparation<'a, M, A, V, P, O, D, R> {
     pub remote: bool,
     /// Whether log-probabilities are to be stored.
     pub stores: bool,
+    /// How a resumed run, which chose it by itself, cuts its steps.
+    pub recorded: Option<Batching>,
     pub chosen: &'a Chosen,
 }
 
@@ -100,13 +104,13 @@ where
     /// # Errors
     /// [`RecipeError`] of model folder, data or settings.
     pub fn prepare(&self, made_dir: &Path) -> Result<Prepared<M, V, P, D>, RecipeError> {
-        let train = &self.settings.train;
         let places = self.places(made_dir)?;
         let (opened, encoder) = self.open(&places)?;
         let encoder = Arc::new(encoder);
         let loader = self.loader(&encoder);
         let (dataset, checked, mut notes) = self.check("training data", &places.data, &places, &encoder)?;
         let mut eval = None;
+        let mut eval_checked = None;
         let mut fingerprints = Fingerprints { train: self.fingerprint(&dataset, &checked, &opened), eval: None };
         if !places.eval.is_empty() {
             let (dataset, checked, found) = self.check("held-out data", &places.eval, &places, &encoder)?;
@@ -114,21 +118,27 @@ where
             fingerprints.eval = Some(self.fingerprint(&dataset, &checked, &opened));
             let stop = Stop {
                 end_tokens: tools::end_tokens(&opened.folder.dir, &encoder),
-                max_new_tokens: train.max_new_tokens,
+                max_new_tokens: self.settings.train.max_new_tokens,
             };
-            let batch_size = train.per_device_eval_batch_size;
+            let batch_size = self.settings.train.per_device_eval_batch_size;
             let usable = (0..dataset.len()).filter(|&i| checked.signed_lengths[i] != 0).collect();
             eval = Some(EvalData { dataset, usable, encoder: encoder.clone(), batch_size, loader, stop });
+            eval_checked = Some(checked);
         }
         let mut checked = checked;
         let facts = std::mem::take(&mut checked.facts);
-        let plan = self.plan(&checked);
-        notes.push(describe(&plan, train));
-        say!("{}", notes[notes.len() - 1]);
+        let (batching, sizes) = self.size(&opened, &checked, eval_checked.as_ref())?;
+        let train = &batched(&self.settings.train, batching);
+        let plan = self.plan(train, &checked);
+        let before = notes.len();
+        notes.extend(sizes);
+        notes.push(self.describe(&plan, train, &checked));
+        notes[before..].iter().for_each(|line| say!("{line}"));
+        let batching = self.arguments.auto_batch.then_some(batching);
         let left_out = left_out(&checked, &dataset);
-        let inputs = self.inputs(&places, &dataset, eval.as_ref());
+        let inputs = self.inputs(&places, &dataset, eval.as_ref(), batching);
         let data = TrainData { dataset, encoder, loader, plan };
-        Ok(Prepared { opened, data, eval, facts, fingerprints, notes, left_out, inputs })
+        Ok(Prepared { opened, data, eval, facts, fingerprints, notes, left_out, inputs, batching })
     }
 
     /// Everything that can be checked without the weights, one record as the model sees it, steps and memory.
@@ -144,22 +154,19 @@ where
         if !self.remote {
             Shards::open(&opened.folder.dir)?;
         }
-        if self.arguments.adapter.is_none() {
-            let mut rng = ChaCha8Rng::seed_from_u64(self.settings.train.seed);
-            let layout = if opened.processor.is_some() { Layout::Composed } else { Layout::Plain };
-            let (start, device) = (Start::Fresh(&opened.tokenizer), self.chosen.device.clone().autodiff());
-            let (adapter, mut model) = (&self.settings.adapter, opened.model.clone());
-            adapter_file::attach::<M, A, V, P>(&mut model, adapter, layout, start, &mut rng, &device)?;
-        }
+        self.check_reference(&opened)?;
         let (dataset, checked, _) = self.check("training data", &places.data, &places, &encoder)?;
         if let Some(sample) = preflight::show_sample(&dataset, &encoder, &checked) {
             say!("{sample}");
         }
-        say!("{}", describe(&self.plan(&checked), &self.settings.train));
-        say!("{}", self.memory(&opened, &checked));
+        let mut eval = None;
         if !places.eval.is_empty() {
-            self.check("held-out data", &places.eval, &places, &encoder)?;
+            eval = Some(self.check("held-out data", &places.eval, &places, &encoder)?.1);
         }
+        let (batching, sizes) = self.size(&opened, &checked, eval.as_ref())?;
+        let train = batched(&self.settings.train, batching);
+        sizes.iter().for_each(|line| say!("{line}"));
+        say!("{}", self.describe(&self.plan(&train, &checked), &train, &checked));
         say!("everything that can be checked without the weights is in order");
         Ok(())
     }
@@ -219,6 +226,9 @@ where
         let device = self.chosen.device.clone().autodiff();
         device.seed(settings.train.seed);
         let folder = ModelFolder::open(&places.model)?;
+        if !self.arguments.dry_run {
+            prefetch(&folder.dir);
+        }
         let folder = match &self.arguments.adapter {
             Some(adapter) => folder.beside(adapter)?,
             None => folder,
@@ -311,31 +321,97 @@ where
         [data.fingerprint(), checked.encoding(), images]
     }
 
-    fn plan(&self, checked: &Checked) -> Plan {
-        let train = &self.settings.train;
-        Plan::new(train, sampler(train), &checked.signed_lengths)
+    /// The order of the steps, cut as `train` says.
+    pub(super) fn plan(&self, train: &Train, checked: &Checked) -> Plan {
+        let sampler = sampler(train);
+        if train.packing {
+            let capacity = self.settings.reading.max_tokens_count;
+            return Plan::packed(train, sampler == Sampler::Shuffled, &checked.lengths, capacity);
+        }
+        match sampler {
+            Sampler::Bucketed => {
+                Plan::new(train, sampler, &checked.lengths.iter().map(|&n| n as i64).collect::<Vec<_>>())
+            }
+            _ => Plan::new(train, sampler, &checked.signed_lengths),
+        }
     }
 
-    fn memory(&self, opened: &Opened<M, V, P>, checked: &Checked) -> String {
-        let train = &self.settings.train;
-        let longest = checked.lengths.iter().copied().max().unwrap_or(0);
-        let tokens = longest * train.per_device_train_batch_size;
-        let language_model = &opened.model.language_model;
-        let (width, layers) = (language_model.hidden_size(), language_model.num_layers());
-        let saved_whole = self.settings.adapter.modules_to_save().unwrap_or_default();
-        let trained = |name: &str| trainable(name, train, saved_whole);
-        let memory = preflight::memory(&opened.model, trained, tokens * width * layers, train.bf16);
-        format!(
-            "memory: about {}: {} for weights, {} for gradients and moments of what is trained, {} for activations of the \
-             longest batch",
-            preflight::bytes(memory.total()),
-            preflight::bytes(memory.weights),
-            preflight::bytes(memory.training),
-            preflight::bytes(memory.activations)
-        )
+    /// The steps, and of records of one row how much of their batches is padding.
+    fn describe(&self, plan: &Plan, train: &Train, checked: &Checked) -> String {
+        let rows = train.per_device_train_batch_size * train.gradient_accumulation_steps;
+        let batches = plan.epoch(0);
+        let mut line = match train.packing {
+            false => format!("plan: {} steps of {rows} records", plan.total_steps),
+            true => format!(
+                "plan: {} steps of {rows} rows, into {} of which {} records are packed",
+                plan.total_steps,
+                batches.iter().map(|batch| batch.len()).sum::<usize>(),
+                checked.ok
+            ),
+        };
+        if <D::Shape as Shape>::ROWS == 1 {
+            let padding = |batches: &[Lines]| 100.0 * (1.0 - Fill::of(batches, &checked.lengths, PAD_MULTIPLE).share());
+            line += &format!("; {:.1}% padding", padding(&batches));
+            if train.packing || sampler(train) == Sampler::Bucketed {
+                // With as many records to a step.
+                let lines: usize = batches.iter().map(|batch| batch.len()).sum();
+                let batch = train.per_device_train_batch_size * checked.ok.div_ceil(lines.max(1));
+                let even = Train { per_device_train_batch_size: batch, ..train.clone() };
+                let shuffled = Plan::new(&even, Sampler::Shuffled, &checked.signed_lengths).epoch(0);
+                line += &format!(" ({:.1}% without)", padding(&shuffled));
+            }
+        }
+        line
     }
 
-    fn inputs(&self, places: &Places, data: &Dataset<D>, eval: Option<&EvalData<D>>) -> Inputs {
+    /// How the steps are cut, and what the memory plan says.
+    fn size(
+        &self,
+        opened: &Opened<M, V, P>,
+        checked: &Checked,
+        eval: Option<&Checked>,
+    ) -> Result<(Batching, Vec<String>), RecipeError> {
+        self.batching(&Sized {
+            checked,
+            eval,
+            parameters: &self.parameters(opened)?,
+            hints: self.hints(opened),
+            others: self.others(),
+            base: memory::resident(),
+        })
+    }
+
+    /// What can be said of a reference, and of a model that is only logged, without weights.
+    fn check_reference(&self, opened: &Opened<M, V, P>) -> Result<(), RecipeError> {
+        let settings = self.settings;
+        let device = self.chosen.device.clone().autodiff();
+        let beside = reference::BesideIt {
+            model: &settings.model,
+            vision: &settings.vision,
+            projector: &settings.projector,
+            tokenizer: &opened.tokenizer,
+            processor: &opened.processor,
+            tokens_per_image: opened.model.tokens_per_image(),
+            device: &device,
+            wanted: Wanted::ModelWithoutWeights,
+        };
+        if let Some(from) = &settings.train.metrics_model {
+            beside.open(Path::new(from))?;
+        }
+        match settings.anchor() {
+            AnchorPlan::Copy { from: Some(dir) } => beside.open(&dir).map(drop),
+            AnchorPlan::Stored { path } => reference::check_stored(&path),
+            _ => Ok(()),
+        }
+    }
+
+    fn inputs(
+        &self,
+        places: &Places,
+        data: &Dataset<D>,
+        eval: Option<&EvalData<D>>,
+        batching: Option<Batching>,
+    ) -> Inputs {
         // A folder keeps its identity when it is named from elsewhere; what the recipe made moves with the run.
         let identity = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
         let model = self.arguments.model.as_ref().map(|_| identity(&places.model));
@@ -354,10 +430,24 @@ where
                 ("data", json!(data.fingerprint())),
                 ("eval_data", json!(eval.map(|e| e.dataset.fingerprint()))),
                 ("images", json!(images)),
+                (AUTO_BATCH, json!(batching)),
             ]
             .map(|(key, value)| (key.to_owned(), value)),
         ))
     }
+}
+
+/// Has a model's weights fetched from the disk while tokenizer and records are read; what is wrong with them is said when
+/// they are loaded.
+fn prefetch(dir: &Path) {
+    let dir = dir.to_owned();
+    std::thread::spawn(move || {
+        let Ok(shards) = Shards::open(&dir) else { return };
+        // More than fits would drive out what is read first.
+        if memory::available().is_none_or(|room| shards.byte_len() < room / 2) {
+            shards.prefetch();
+        }
+    });
 }
 
 fn short_hash(bytes: &[u8]) -> String {
@@ -388,16 +478,12 @@ fn left_out<K: DataKind>(checked: &Checked, dataset: &Dataset<K>) -> BTreeMap<St
     reasons.into_iter().map(|(reason, n)| (reason.to_owned(), n)).collect()
 }
 
-fn describe(plan: &Plan, train: &Train) -> String {
-    let records = train.per_device_train_batch_size * train.gradient_accumulation_steps;
-    format!("plan: {} steps of {records} records", plan.total_steps)
-}
-
 fn sampler(train: &Train) -> Sampler {
     match train.sampler.as_str() {
         "sequential" => Sampler::Sequential,
         "length" => Sampler::Length,
         "modality" => Sampler::Modality,
+        "bucketed" => Sampler::Bucketed,
         _ => Sampler::Shuffled,
     }
 }

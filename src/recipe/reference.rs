@@ -5,9 +5,11 @@ use super::folder::ModelFolder;
 use super::opened::{Loaded, Opened, VlmOf};
 use super::prepare::Fingerprints;
 use super::{Arguments, RecipeError};
+use crate::checkpoint::bridge::Hold;
 use crate::checkpoint::hub::Wanted;
 use crate::data::{DataKind, Dataset, Encoder, Loader, LoaderSettings};
 use crate::example::Shape;
+use crate::image::ImageProcessor;
 use crate::models::LanguageModel;
 use crate::projector::Projector;
 use crate::text::Tokenizer;
@@ -57,48 +59,22 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Making<'_, M, V, P> {
 
     /// Another model, which must read the same tokens.
     pub fn other(&self, dir: &Path, run: &Loaded<M, V, P>) -> Result<VlmOf<M, V, P>, RecipeError> {
-        let tokenizer = &run.tokenizer;
-        let dir = match dir.is_dir() {
-            true => dir.to_owned(),
-            false => fetch::folder(dir, Wanted::Model)?,
+        let beside = BesideIt {
+            model: self.model,
+            vision: self.vision,
+            projector: self.projector,
+            tokenizer: &run.tokenizer,
+            processor: &run.processor,
+            tokens_per_image: run.model.tokens_per_image(),
+            device: self.device,
+            wanted: Wanted::Model,
         };
-        let folder = ModelFolder::open(&dir)?.with_head(None)?;
-        let opened = Opened::of(folder, self.model, self.vision, self.projector, self.device)?;
-        if let Some(id) = first_difference(tokenizer, &opened.tokenizer) {
-            return Err(RecipeError::Structure {
-                dir,
-                problem: format!(
-                    "reads other tokens than the model that is trained: id {id} is {:?} there and {:?} here",
-                    opened.tokenizer.token(id).unwrap_or_default(),
-                    tokenizer.token(id).unwrap_or_default()
-                ),
-                advice: "a reference policy must have the tokenizer of the model that is trained".to_owned(),
-            });
-        }
-        let images = |processor: &Option<crate::image::ImageProcessor>| processor.as_ref().map(|p| p.to_json());
-        let (ours, theirs) = (run.model.tokens_per_image(), opened.model.tokens_per_image());
-        if ours != theirs || images(&run.processor) != images(&opened.processor) {
-            return Err(RecipeError::Structure {
-                dir,
-                problem: format!(
-                    "sees other images than the model that is trained: {theirs} tokens an image there and {ours} here, or other \
-                     sizes, means and deviations"
-                ),
-                advice: "a model beside the one that is trained must read the same images".to_owned(),
-            });
-        }
-        let loaded = opened.load(self.projector, &|_| false, self.device)?;
+        let loaded = beside.open(dir)?.load(self.projector, &|_| Hold::Frozen, self.device)?;
         Ok(loaded.model.valid())
     }
 
     fn stored(&self, path: &Path, model: &ModelFolder) -> Result<Anchor<VlmOf<M, V, P>>, RecipeError> {
-        if !path.join(TRAIN).is_dir() {
-            return Err(RecipeError::Structure {
-                dir: path.to_owned(),
-                problem: "holds no log-probabilities".to_owned(),
-                advice: "reference.path takes the --output of the recipe preprocess_reference".to_owned(),
-            });
-        }
+        check_stored(path)?;
         let weights = weights(&folders(model, self.arguments.adapter.as_deref()))?;
         let open =
             |part: &str, now: &[String; 3]| StoredLogProbs::open(&path.join(part), &fingerprint(weights.clone(), now));
@@ -109,6 +85,75 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Making<'_, M, V, P> {
             None => None,
         };
         Ok(Anchor::Stored { train, eval })
+    }
+}
+
+/// A model beside the one that is trained, and what it must agree with.
+pub(super) struct BesideIt<'a, M, V, P> {
+    pub model: &'a M,
+    pub vision: &'a V,
+    pub projector: &'a P,
+    /// Of the model that is trained, as the two that follow.
+    pub tokenizer: &'a Tokenizer,
+    pub processor: &'a Option<ImageProcessor>,
+    pub tokens_per_image: usize,
+    /// With gradients.
+    pub device: &'a Device,
+    /// What is fetched of a model of the hub.
+    pub wanted: Wanted,
+}
+
+impl<M: LanguageModel, V: VisionEncoder, P: Projector> BesideIt<'_, M, V, P> {
+    /// Opens it without its weights.
+    ///
+    /// # Errors
+    /// [`RecipeError::Structure`] where it reads other tokens or images.
+    pub fn open(&self, dir: &Path) -> Result<Opened<M, V, P>, RecipeError> {
+        let dir = match dir.is_dir() {
+            true => dir.to_owned(),
+            false => fetch::folder(dir, self.wanted)?,
+        };
+        let folder = ModelFolder::open(&dir)?.with_head(None)?;
+        let opened = Opened::of(folder, self.model, self.vision, self.projector, self.device)?;
+        if let Some(id) = first_difference(self.tokenizer, &opened.tokenizer) {
+            return Err(RecipeError::Structure {
+                dir,
+                problem: format!(
+                    "reads other tokens than the model that is trained: id {id} is {:?} there and {:?} here",
+                    opened.tokenizer.token(id).unwrap_or_default(),
+                    self.tokenizer.token(id).unwrap_or_default()
+                ),
+                advice: "a reference policy must have the tokenizer of the model that is trained".to_owned(),
+            });
+        }
+        let images = |processor: &Option<ImageProcessor>| processor.as_ref().map(|p| p.to_json());
+        let (ours, theirs) = (self.tokens_per_image, opened.model.tokens_per_image());
+        if ours != theirs || images(self.processor) != images(&opened.processor) {
+            return Err(RecipeError::Structure {
+                dir,
+                problem: format!(
+                    "sees other images than the model that is trained: {theirs} tokens an image there and {ours} here, or other \
+                     sizes, means and deviations"
+                ),
+                advice: "a model beside the one that is trained must read the same images".to_owned(),
+            });
+        }
+        Ok(opened)
+    }
+}
+
+/// That a folder holds stored log-probabilities, without reading them.
+///
+/// # Errors
+/// [`RecipeError::Structure`].
+pub(super) fn check_stored(path: &Path) -> Result<(), RecipeError> {
+    match path.join(TRAIN).is_dir() {
+        true => Ok(()),
+        false => Err(RecipeError::Structure {
+            dir: path.to_owned(),
+            problem: "holds no log-probabilities".to_owned(),
+            advice: "reference.path takes the --output of the recipe preprocess_reference".to_owned(),
+        }),
     }
 }
 
@@ -172,6 +217,8 @@ pub(super) fn store<P: Policy, K: DataKind>(
     fingerprints: &Fingerprints,
     device: &Device,
 ) -> Result<(), RecipeError> {
+    // What was stored of weights that changed meanwhile would be found and believed.
+    let unchanged = crate::checkpoint::unchanged;
     let model_hash = weights(&folders(weights_of.0, weights_of.1))?;
     let (train, eval) = data;
     let mut parts =
@@ -181,6 +228,7 @@ pub(super) fn store<P: Policy, K: DataKind>(
     }
     for (part, dataset, encoder, loader, batch, now) in parts {
         let stored = log_probs(model, dataset, encoder, loader, batch, device)?;
+        unchanged()?;
         stored.write(&dir.join(part), fingerprint(model_hash.clone(), now))?;
     }
     Ok(())

@@ -9,6 +9,7 @@ use super::run_folder::RunFolder;
 use super::save::{Saved, check_savable, save_final};
 use super::{Arguments, RecipeError, adapter_file, fetch, report};
 use crate::adapters::{Adapter, Start};
+use crate::checkpoint::bridge::Hold;
 use crate::data::DataKind;
 use crate::device::{Chosen, choose};
 use crate::example::Shape;
@@ -23,7 +24,7 @@ use crate::trainer::{Ended, Reference, Signal, Train, Trainer};
 use crate::vision::VisionEncoder;
 use crate::vlm::Part;
 use burn::module::Module;
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 use clap::{CommandFactory, FromArgMatches};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -197,7 +198,7 @@ where
     D: DataKind,
     R: Reference,
 {
-    fn run(&self) -> Result<Finished, RecipeError> {
+    fn run(mut self) -> Result<Finished, RecipeError> {
         let (arguments, settings) = (self.arguments, &self.settings);
         if arguments.print_config {
             print!("{}", settings.resolved.table());
@@ -215,7 +216,7 @@ where
         }
         let (name, remote) = (self.name, self.remote);
         let stores = self.task == Task::Store;
-        let preparation = Preparation { name, arguments, settings, remote, stores, chosen: &chosen };
+        let preparation = Preparation { name, arguments, settings, remote, stores, recorded: None, chosen: &chosen };
         if arguments.dry_run {
             preparation.dry_run()?;
             return Ok(Finished::Checked);
@@ -228,8 +229,12 @@ where
             folder.abandon();
             return Err(error);
         }
+        let preparation = Preparation { recorded: folder.batching(), ..preparation };
         let prepared = preparation.prepare(&folder.dir().join("made")).and_then(|prepared| {
-            folder.agree(&settings.resolved, &prepared.inputs)?;
+            if let Some(batching) = prepared.batching {
+                self.settings.cut_by(batching)?;
+            }
+            folder.agree(&self.settings.resolved, &prepared.inputs)?;
             Ok(prepared)
         });
         match prepared {
@@ -252,11 +257,12 @@ where
         let device = chosen.device.clone().autodiff();
         let settings = &self.settings;
         let Prepared { opened, data, eval, fingerprints, .. } = prepared;
-        let loaded =
-            opened.load(&settings.projector, &|_| false, &device).and_then(|loaded| match &self.arguments.adapter {
+        let loaded = opened.load(&settings.projector, &|_| Hold::Frozen, &device).and_then(|loaded| {
+            match &self.arguments.adapter {
                 Some(dir) => adapter_file::load(loaded, &settings.adapter, dir, &device),
                 None => Ok(loaded),
-            });
+            }
+        });
         let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
@@ -287,9 +293,19 @@ where
             return Ok(Finished::Trained { run: folder.dir().to_owned() });
         }
         let saved_whole = settings.adapter.modules_to_save().unwrap_or_default();
-        let narrow = |name: &str| settings.train.bf16 && !trainable(name, &settings.train, saved_whole);
+        let hold = |name: &str| match (trainable(name, &settings.train, saved_whole), settings.train.bf16) {
+            (true, _) => Hold::Trained,
+            (false, true) => Hold::Narrow,
+            (false, false) => Hold::Frozen,
+        };
         let loaded = opened
-            .load(&settings.projector, &narrow, &device)
+            .load(&settings.projector, &hold, &device)
+            .map(|mut loaded| {
+                // Whatever its table is held in: one that is trained stays f32.
+                let table = loaded.model.language_model.token_table_mut();
+                table.activations = settings.train.bf16.then_some(DType::BF16);
+                loaded
+            })
             .and_then(|loaded| self.attach(loaded, &device))
             .and_then(|(loaded, adapter)| {
                 let others = self.others(&loaded, &fingerprints, &device)?;

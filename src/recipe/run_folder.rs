@@ -1,5 +1,6 @@
 //! The run folder: its name, its lock, what a resumed run must agree with.
 
+use super::memory::Batching;
 use super::{Arguments, RecipeError};
 use crate::checkpoint::{JsonFile, RunLock, run as checkpoints, write_file};
 use crate::settings::{Recorded, Resolved};
@@ -9,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "config.json";
 const RUN: &str = "run.json";
+/// Where `run.json` says how a run cuts its steps, where it chose that by itself.
+pub const AUTO_BATCH: &str = "auto_batch";
 
 /// Settings that say how long, how often and how fast, not what is computed: a resumed run may change them.
 const FREE: &[&str] = &[
@@ -123,6 +126,13 @@ impl RunFolder {
         }
         let changes = format!("  --model was {model} and is missing");
         Err(RecipeError::Changed { run: self.dir().to_owned(), changes })
+    }
+
+    /// How the run that is continued chose to cut its steps.
+    pub fn batching(&self) -> Option<Batching> {
+        self.resume.as_ref()?;
+        let run = JsonFile::read(&self.dir().join(RUN)).ok()?;
+        serde_json::from_value(run.value()[AUTO_BATCH].clone()).ok()
     }
 
     /// Compares with what the run was started with, or records it.

@@ -33,12 +33,13 @@ pub enum Saved {
 /// model was, else the whole model with the adapter merged into it.
 ///
 /// # Errors
-/// [`RecipeError::Checkpoint`] where the folder cannot be written.
+/// [`RecipeError::Checkpoint`] where the folder cannot be written, or a file of frozen weights was written during the run.
 pub fn save_final<M: LanguageModel, A: Adapter, V: VisionEncoder, P: Projector>(
     dir: &Path,
     loaded: &Loaded<M, V, P>,
     adapter: &A,
 ) -> Result<Saved, RecipeError> {
+    crate::checkpoint::unchanged()?;
     let saved = Saved::of(loaded);
     match saved {
         Saved::Projector => save_projector(dir, loaded)?,

@@ -2,7 +2,7 @@
 
 use crate::adapters::Adapter;
 use crate::data::{DataKind, Images, LlavaData, Media, MessagesData, TextOnly};
-use crate::example::Provides;
+use crate::example::{Provides, Shape};
 use crate::models::LanguageModel;
 use crate::objectives::{Objective, Sft};
 use crate::projector::Accepts;
@@ -119,6 +119,40 @@ pub const fn check_generates<O: Objective<Signal: Signal>>() {
         panic!(
             "this setting is about generated answers, but the recipe's objective trains a head that yields scores: leave it out"
         )
+    }
+}
+
+/// Why a recipe of these parts cannot put several records into one row (`train.packing`); `None` where it can.
+pub const fn packing_refusal<A: Adapter, V: VisionEncoder, O: Objective>() -> Option<&'static str> {
+    if V::SEES {
+        return Some(
+            "packing puts texts into one row, but the recipe has a vision encoder; group records of like length instead: sampler \
+             \"bucketed\"",
+        );
+    }
+    if <O::Example as Shape>::ROWS != 1 {
+        return Some(
+            "packing puts records into one row, but the objective compares several rows of each record; group records of like \
+             length instead: sampler \"bucketed\"",
+        );
+    }
+    if A::IN_FRONT {
+        return Some(
+            "packing puts texts into one row, but the adapter's virtual tokens stand in front of the row, where the first \
+             text alone would see them; group records of like length instead: sampler \"bucketed\"",
+        );
+    }
+    None
+}
+
+/// Fails to compile where rows of a recipe of these parts cannot be packed.
+///
+/// # Panics
+/// At compile time.
+#[track_caller]
+pub const fn check_packs<A: Adapter, V: VisionEncoder, O: Objective>() {
+    if let Some(reason) = packing_refusal::<A, V, O>() {
+        panic!("{}", reason)
     }
 }
 

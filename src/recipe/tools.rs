@@ -16,6 +16,7 @@ use super::folder::ModelFolder;
 use super::opened::{Loaded, Opened};
 use super::parts::{Origin, PROJECTOR_FILES};
 use super::{RecipeError, fetch, zoo};
+use crate::checkpoint::bridge::Hold;
 use crate::checkpoint::hub::Wanted;
 use crate::data::{Encoder, ImageEncoding};
 use crate::device::{DeviceRequest, choose};
@@ -105,7 +106,7 @@ fn ready<M: LanguageModel, V: VisionEncoder, P: Projector>(
         }
     }
     let encoder = encoder(&opened, common.template.as_deref())?;
-    let mut loaded = opened.load(projector, &|_| false, &device)?;
+    let mut loaded = opened.load(projector, &|_| Hold::Frozen, &device)?;
     // A folder of LLaVA's first stage has a projector and no adapter.
     if let Some(dir) = common.adapter.as_ref().filter(|dir| is_adapter(dir)) {
         loaded = zoo::with_adapter(loaded, dir, &device)?;

@@ -4,18 +4,10 @@ use super::optimizer::GradientSum;
 use super::policy::{Policy, Signal};
 use super::run::TrainError;
 use super::step::{Forward, Stepping};
+use super::stepper::Stepped;
 use crate::data::Batch;
-use crate::objectives::{Metric, Objective, State, StepTotals};
+use crate::objectives::{Objective, State, StepTotals};
 use std::collections::BTreeMap;
-
-/// What a step found whose weights have moved already.
-pub(super) struct Moved<P> {
-    pub model: P,
-    pub loss: f64,
-    /// Global gradient norm.
-    pub norm: f64,
-    pub metrics: Vec<Metric>,
-}
 
 impl<O: Objective<Signal: Signal>, P: Policy> Stepping<'_, O, P> {
     /// Loss, metrics and norm of one batch; `apply` has moved the model by its gradients, part by part.
@@ -32,7 +24,7 @@ impl<O: Objective<Signal: Signal>, P: Policy> Stepping<'_, O, P> {
         totals: &StepTotals,
         state: &mut State,
         mut apply: impl FnMut(P, GradientSum) -> P,
-    ) -> Result<Moved<P>, TrainError> {
+    ) -> Result<(P, Stepped), TrainError> {
         let Forward { loss, metrics, recorded } = self.forward(&model, batch, 0, totals, state)?;
         let value: f64 = loss.clone().inner().into_scalar::<f32>().into();
         if !value.is_finite() {
@@ -61,6 +53,6 @@ impl<O: Objective<Signal: Signal>, P: Policy> Stepping<'_, O, P> {
         if !norm.is_finite() {
             return Err(TrainError::Gradient { place: batch.places[0].clone(), value: norm, step: self.step });
         }
-        Ok(Moved { model, loss: value, norm, metrics })
+        Ok((model, Stepped { loss: value, norm, metrics }))
     }
 }

@@ -16,11 +16,12 @@ mod schedule;
 mod settings;
 pub mod state;
 mod step;
+mod stepper;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
 pub mod track;
 
-pub use anchor::{AdapterOff, Anchor, AnyReference, FrozenCopy, NoReference, Reference, Stored, Synced};
+pub use anchor::{AdapterOff, Anchor, AnyReference, FrozenCopy, NoReference, Others, Reference, Stored, Synced};
 pub use evaluate::{Answer, EvalData, Evaluation, Evaluator, Images, Judgement, answer, exact_match, judge};
 pub use log::MetricsLog;
 pub use moments::{Held, Home, Moments, Optim, Precision};
@@ -30,3 +31,4 @@ pub use policy::{Policy, Scored, Signal};
 pub use run::{Ended, TrainData, TrainError, Trained, Trainer};
 pub use schedule::Schedule;
 pub use settings::{GENERATION_ONLY, Train, TrainBuilder, TrainSettings};
+pub use stepper::{Stepped, Stepper};

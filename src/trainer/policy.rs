@@ -3,7 +3,7 @@
 use crate::data::Batch;
 use crate::generation::{Stop, greedy};
 use crate::models::CausalLm;
-use crate::nn::{RateGroup, mean_logits, normalizers, spread, token_log_probs, token_stats};
+use crate::nn::{Asked, Predictor, RateGroup, token_log_probs, token_readings};
 use crate::objectives::{Distributions, SequenceScores, TokenLogProbs, TokenScores, Wants};
 use crate::projector::ProjectorModel;
 use crate::vision::VisionTower;
@@ -22,7 +22,7 @@ pub trait Policy: Module + Sync {
     /// Log-probabilities of the supervised tokens, and what else is wanted; differentiable.
     fn log_probs(&self, batch: &Batch, device: &Device, wants: &Wants) -> TokenLogProbs;
 
-    /// Logits at every supervised token; differentiable.
+    /// What is expected at every supervised token; differentiable.
     fn distributions(&self, batch: &Batch, device: &Device) -> Distributions;
 
     /// The head's scores at the last token of each row; differentiable.
@@ -73,19 +73,17 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Policy for Vlm<L, T, P> {
         let [b, t, d] = hidden.dims();
         let hidden = hidden.reshape([b * t, d]);
         let at = hidden.clone().select(0, targets.predictors_s.clone());
-        let (head, ids) = (self.language_model.head(), targets.ids_s.clone());
-        let values = token_log_probs(at.clone(), head.clone(), ids.clone());
-        let mut found = TokenLogProbs::new(values.clone(), targets.per_row.clone(), targets.host_ids.clone());
-        found.normalizers = wants.normalizers.then(|| normalizers(values, at.clone(), head.clone(), ids.clone()));
-        found.mean_logits = wants.mean_logits.then(|| mean_logits(at.clone(), head.clone()));
-        if wants.entropies || wants.collisions {
-            let lift = |values: Tensor<1>| if device.is_autodiff() { values.autodiff() } else { values };
-            let spread = spread(at.clone(), head.clone());
-            found.entropies = wants.entropies.then(|| lift(spread.entropies));
-            found.collisions = wants.collisions.then(|| lift(spread.collisions));
+        let head = self.language_model.head();
+        let readings = token_readings(at, head.clone(), targets.ids_s.clone(), asked(wants));
+        let mut found = TokenLogProbs::new(readings.log_probs, targets.per_row.clone(), targets.host_ids.clone());
+        found.normalizers = readings.normalizers;
+        found.mean_logits = readings.mean_logits;
+        if let Some(spread) = readings.spread {
+            found.entropies = wants.entropies.then_some(spread.entropies);
+            found.collisions = wants.collisions.then_some(spread.collisions);
         }
-        if wants.correct {
-            let argmax = token_stats(at, head.clone(), ids).argmax.into_data();
+        if let Some(argmax) = readings.argmax {
+            let argmax = argmax.into_data();
             found.correct = Some(argmax.iter::<i64>().zip(&found.ids).map(|(a, &b)| a == i64::from(b)).collect());
         }
         if wants.prompt {
@@ -99,8 +97,8 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Policy for Vlm<L, T, P> {
     fn distributions(&self, batch: &Batch, device: &Device) -> Distributions {
         let targets = Targets::upload(batch, device);
         let at = self.hidden_at(&VlmInputs::upload(batch, device), targets.predictors_s);
-        let logits = crate::nn::logits(at, self.language_model.head());
-        Distributions { logits, ids: targets.ids_s, per_row: targets.per_row }
+        let predictor = Predictor { hidden_nd: at, head_vd: self.language_model.head() };
+        Distributions { predictor, ids: targets.ids_s, per_row: targets.per_row }
     }
 
     fn sequence_scores(&self, batch: &Batch, device: &Device) -> SequenceScores {
@@ -144,6 +142,17 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Policy for Vlm<L, T, P> {
         on_token: &mut dyn FnMut(usize, u32) -> bool,
     ) -> Vec<Vec<u32>> {
         greedy(self, &VlmInputs::upload(prompts, device), stop, on_token)
+    }
+}
+
+/// What is read in the pass over the vocabulary.
+fn asked(wants: &Wants) -> Asked {
+    Asked {
+        argmax: wants.correct,
+        spread: wants.entropies || wants.collisions,
+        normalizers: wants.normalizers,
+        mean_logits: wants.mean_logits,
+        weights: wants.weights,
     }
 }
 
@@ -245,14 +254,15 @@ impl Signal for Distributions {
     }
 
     fn constant(self) -> Self {
-        Self { logits: self.logits.autodiff(), ids: self.ids.autodiff(), ..self }
+        let Predictor { hidden_nd, head_vd } = self.predictor;
+        let predictor = Predictor { hidden_nd: hidden_nd.autodiff(), head_vd: head_vd.autodiff() };
+        Self { predictor, ids: self.ids.autodiff(), ..self }
     }
 
     fn row_values(&self) -> Vec<Vec<f64>> {
-        let n = self.logits.dims()[0];
-        let log_probs = burn::tensor::activation::log_softmax(self.logits.clone(), 1);
-        let values = log_probs.gather(1, self.ids.clone().reshape([n, 1])).reshape([n]);
-        runs(&host(values), &self.per_row)
+        let Predictor { hidden_nd, head_vd } = self.predictor.clone();
+        let [hidden_nd, head_vd] = [hidden_nd, head_vd].map(Tensor::inner);
+        runs(&host(token_log_probs(hidden_nd, head_vd, self.ids.clone().inner())), &self.per_row)
     }
 }
 

@@ -88,8 +88,12 @@ crate::component! {
         pub gradient_checkpointing_first: Option<usize> = None => Kind::count().or_none(),
         /// The kept inputs wait in host memory; for GPUs.
         pub gradient_checkpointing_offload: bool = false => Kind::bool(),
-        /// Order of the records: as they are, shuffled, by length, or LLaVA's groups of one modality and like length.
-        pub sampler: String = "shuffled".to_owned() => Kind::choice(&["sequential", "shuffled", "length", "modality"]),
+        /// Order of the records: as they are, shuffled, by length, LLaVA's groups of one modality and like length, or bucketed:
+        /// micro-batches of like length (transformers' `group_by_length`), that with the longest record first.
+        pub sampler: String = "shuffled".to_owned() => Kind::choice(&["sequential", "shuffled", "length", "modality", "bucketed"]),
+        /// Puts several short records into one row of up to `data.max_tokens_count` tokens, where they neither see each other
+        /// nor cost more than alone; a micro-batch is then as many such rows. For records of text and of one row each.
+        pub packing: bool = false => Kind::bool(),
         /// Seeds the order of the data, dropout and fresh weights.
         pub seed: u64 = 42 => Kind::integer(0, i64::MAX),
         /// Steps between log lines.
@@ -118,7 +122,9 @@ crate::component! {
         pub metrics_model: Option<String> = None => Kind::text().or_none(),
         /// `final/` holds the best checkpoint's weights instead of the last step's.
         pub load_best_model_at_end: bool = false => Kind::bool(),
-        /// Holds frozen weights and computes activations in bf16; for GPUs.
+        /// Holds frozen weights and computes activations in bf16; trained weights, moments, norms, softmax, losses and sums
+        /// of gradients stay f32; for GPUs. There is no f16: its largest number, 65504, is less than what the activations
+        /// of large models reach, while bf16 has the range of f32.
         pub bf16: bool = false => Kind::bool(),
         /// Logs besides `metrics.jsonl`: `tensorboard`, `json`, or `none`.
         pub report_to: Vec<String> = vec!["tensorboard".to_owned()] => Kind::choices(&["tensorboard", "json", "none"]),
@@ -177,6 +183,7 @@ impl Train {
 
     fn check_together(&self) -> Result<(), SettingError> {
         self.check_recompute()?;
+        self.check_packing()?;
         self.check_best()
     }
 
@@ -214,7 +221,14 @@ impl Train {
         Ok(())
     }
 
-    fn check_best(&self) -> Result<(), SettingError> {
+    fn check_packing(&self) -> Result<(), SettingError> {
+        if self.packing && !["sequential", "shuffled"].contains(&self.sampler.as_str()) {
+            return Err(SettingError::rule(format!(
+                "`packing` is true and `sampler` is {}, but packed rows are all about as long, and records of any length share \
+                 them; leave one of the two out",
+                self.sampler
+            )));
+        }
         if self.metric_for_best_model == "eval_exact_match" && self.eval_generate == 0 {
             return Err(SettingError::rule(
                 "`metric_for_best_model` is eval_exact_match, but `eval_generate` is 0, so nothing is ever generated; raise it"

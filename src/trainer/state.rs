@@ -100,7 +100,7 @@ mod exact {
 /// Writes `checkpoint-<step>`.
 ///
 /// # Errors
-/// [`CheckpointError::Io`].
+/// [`CheckpointError::Io`]; [`CheckpointError::Changed`] where a file of frozen weights was written during the run.
 pub fn save<M: Policy>(
     run_dir: &Path,
     model: &M,
@@ -108,6 +108,7 @@ pub fn save<M: Policy>(
     optimizer: &AdamW,
     counters: &Counters,
 ) -> Result<PathBuf, CheckpointError> {
+    checkpoint::unchanged()?;
     let weights = bridge::to_host(model, |_, trainable| trainable);
     let mut moments = Vec::new();
     for (name, held) in &optimizer.moments {

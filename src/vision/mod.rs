@@ -22,6 +22,9 @@ pub trait VisionEncoder: Component {
     /// The encoder that is built from a checkpoint's configuration.
     type Model: VisionTower;
 
+    /// Whether there is an encoder at all.
+    const SEES: bool = true;
+
     /// The values of `model_type` in a `vision_config` that this family reads.
     const MODEL_TYPES: &'static [&'static str];
 
@@ -89,6 +92,7 @@ crate::component! {
 impl VisionEncoder for NoVision {
     type Features = NoFeatures;
     type Model = NoTower;
+    const SEES: bool = false;
     const MODEL_TYPES: &'static [&'static str] = &[];
 
     fn build(

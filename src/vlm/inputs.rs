@@ -1,7 +1,7 @@
 //! From a batch in host memory to tensors on a device.
 
 use crate::data::Batch;
-use crate::nn::SequenceLayout;
+use crate::nn::{SequenceLayout, Starts};
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 
 /// One batch on a device.
@@ -9,7 +9,7 @@ use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 pub struct VlmInputs {
     /// Token ids, `[b, t]`; image positions hold an arbitrary valid id.
     pub ids_bt: Tensor<2, Int>,
-    /// Where rows begin.
+    /// Where the rows, and the padding behind them, begin.
     pub layout: SequenceLayout,
     /// Pixels `[n, 3, h, w]`, and for each of the `b·t` positions its row in the table of token embeddings (`b·t` rows)
     /// followed by image features.
@@ -36,15 +36,15 @@ pub struct Targets {
 impl VlmInputs {
     /// Uploads a batch.
     pub fn upload(batch: &Batch, device: &Device) -> Self {
-        let (b, t) = (batch.rows, batch.length);
+        let (b, t) = (batch.lines(), batch.length);
         let mut ids = batch.input_ids.clone();
         for slot in &batch.images {
             // An image token's id may lie outside the table of a model that never embeds it.
-            ids[slot.row * t + slot.start..][..slot.length].fill(0);
+            ids[batch.line(slot.row) * t + slot.start..][..slot.length].fill(0);
         }
         Self {
             ids_bt: ints(ids, device).reshape([b, t]),
-            layout: SequenceLayout::with_starts(batch.starts.clone()),
+            layout: SequenceLayout::with_starts(Starts::of_rows(batch.segments())),
             images: (!batch.images.is_empty()).then(|| {
                 let (h, w) = batch.image_size;
                 let pixels = TensorData::new(batch.pixel_values.clone(), [batch.num_images(), 3, h, w]);
@@ -57,7 +57,7 @@ impl VlmInputs {
     /// The embeddings with uniform noise in `±α/√(t·d)` on every position, padding too.
     ///
     /// # Source
-    /// Jain et al. 2023 (NEFTune); transformers' `neftune_noise_alpha`, where `t` is the padded length.
+    /// Jain et al. 2023 (NEFTune); transformers' `neftune_noise_alpha`, where `t` is the padded length, packed or not.
     pub(super) fn with_noise(&self, x_btd: Tensor<3>) -> Tensor<3> {
         if self.embedding_noise == 0.0 {
             return x_btd;
@@ -71,12 +71,12 @@ impl VlmInputs {
 
 /// Position -> row of the table `[token embeddings; image features]`.
 fn splice_index(batch: &Batch) -> Vec<i32> {
-    let positions = batch.rows * batch.length;
+    let positions = batch.lines() * batch.length;
     let mut index: Vec<i32> = (0..positions as i32).collect();
     for slot in &batch.images {
         // All images have as many features: one encoder made them.
         let first = positions + slot.image * slot.length;
-        let places = &mut index[slot.row * batch.length + slot.start..][..slot.length];
+        let places = &mut index[batch.line(slot.row) * batch.length + slot.start..][..slot.length];
         places.iter_mut().zip(first..).for_each(|(place, feature)| *place = feature as i32);
     }
     index
@@ -92,18 +92,16 @@ impl Targets {
     pub fn prompt(batch: &Batch, device: &Device) -> Self {
         let mut image = vec![false; batch.supervised.len()];
         for slot in &batch.images {
-            image[slot.row * batch.length + slot.start..][..slot.length].fill(true);
+            image[batch.line(slot.row) * batch.length + slot.start..][..slot.length].fill(true);
         }
         Self::of(batch, device, |flat| !batch.supervised[flat] && !image[flat])
     }
 
     fn of(batch: &Batch, device: &Device, wanted: impl Fn(usize) -> bool) -> Self {
-        let t = batch.length;
         let (mut predictors, mut ids, mut per_row) = (Vec::new(), Vec::new(), Vec::new());
         for row in 0..batch.rows {
             let before = ids.len();
-            for position in batch.starts[row] + 1..batch.ends[row] {
-                let flat = row * t + position;
+            for flat in batch.range(row).skip(1) {
                 if wanted(flat) {
                     predictors.push(flat as i32 - 1);
                     ids.push(batch.input_ids[flat]);
@@ -119,15 +117,12 @@ impl Targets {
 
 /// The flat position of the last token of each row.
 pub fn last_tokens(batch: &Batch, device: &Device) -> Tensor<1, Int> {
-    ints((0..batch.rows).map(|row| (row * batch.length + batch.ends[row] - 1) as i32).collect(), device)
+    ints((0..batch.rows).map(|row| batch.range(row).end as i32 - 1).collect(), device)
 }
 
 /// The flat positions of the supervised tokens themselves, and how many each row has.
 pub fn marked_tokens(batch: &Batch, device: &Device) -> (Tensor<1, Int>, Vec<usize>) {
-    let marked = |row: usize| {
-        let flat = move |position| row * batch.length + position;
-        (batch.starts[row]..batch.ends[row]).map(flat).filter(|&flat| batch.supervised[flat])
-    };
+    let marked = |row: usize| batch.range(row).filter(|&flat| batch.supervised[flat]);
     let per_row = (0..batch.rows).map(|row| marked(row).count()).collect();
     (ints((0..batch.rows).flat_map(marked).map(|flat| flat as i32).collect(), device), per_row)
 }

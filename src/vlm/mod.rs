@@ -89,13 +89,13 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Vlm<L, T, P> {
         match virtual_tokens.place {
             VirtualPlace::Embeddings => {
                 let x_btd = put_in_front(x_btd, table_nw, &layout.starts);
-                self.language_model.hidden(x_btd, layout, cache).narrow(1, n, t)
+                self.language_model.hidden(x_btd, &layout.behind(n), cache).narrow(1, n, t)
             }
             VirtualPlace::KeysAndValues => {
                 let mut own = None;
                 let cache = cache.unwrap_or_else(|| own.insert(self.language_model.new_cache()));
                 cache.prefill(table_nw, &layout.starts);
-                let layout = SequenceLayout { starts: layout.starts.clone(), past: n };
+                let layout = SequenceLayout { past: n, ..layout.behind(n) };
                 self.language_model.hidden(x_btd, &layout, Some(cache))
             }
         }

@@ -2,6 +2,7 @@
 
 use burn::tensor::Device;
 use firebrick::adapters::Lora;
+use firebrick::checkpoint::bridge::Hold;
 use firebrick::checkpoint::{Shards, read_json};
 use firebrick::data::{
     Batch, Dataset, Encoded, Encoder, ImageEncoding, LlavaData, Outcome, Overlong, PadSide, Padding, Sample, collate,
@@ -176,7 +177,7 @@ pub fn load<V: VisionEncoder, P: Projector>(
 ) -> (Loaded<Llama, V, P>, Encoder) {
     let opened = Opened::new(dir, &Llama::default(), vision, projector, device).unwrap();
     let encoder = encoder(&opened);
-    (opened.load(projector, &|_| false, device).unwrap(), encoder)
+    (opened.load(projector, &|_| Hold::Trained, device).unwrap(), encoder)
 }
 
 fn encoder<M: LanguageModel, V: VisionEncoder, P: Projector>(opened: &Opened<M, V, P>) -> Encoder {

@@ -1,6 +1,7 @@
 //! Folders that do not fit: the message names what, where, both values and what to do.
 
 use super::case::{device, fixtures};
+use firebrick::checkpoint::bridge::Hold;
 use firebrick::checkpoint::{Dtype, Pending, Shards, write_safetensors};
 use firebrick::models::Llama;
 use firebrick::projector::{Linear, Mlp, Mlp2xGelu, NoProjector, Projector};
@@ -32,7 +33,7 @@ fn damaged(change: impl FnOnce(&mut Tensors), config: impl FnOnce(String) -> Str
 
 fn open<V: VisionEncoder, P: Projector>(dir: &Path, vision: &V, projector: &P) -> Result<(), RecipeError> {
     Opened::new(dir, &Llama::default(), vision, projector, &device())?
-        .load(projector, &|_| false, &device())
+        .load(projector, &|_| Hold::Frozen, &device())
         .map(|_| ())
 }
 

@@ -10,6 +10,7 @@ mod errors;
 mod forward;
 mod generation;
 mod original;
+mod packed;
 mod prompt_heads;
 mod prompt_learning;
 mod prompt_starts;

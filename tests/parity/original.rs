@@ -2,6 +2,7 @@
 
 use super::case::{Largest, assert_same_scores, device, encode, fixtures, floats, log_probs, nats, records};
 use firebrick::adapters::Lora;
+use firebrick::checkpoint::bridge::Hold;
 use firebrick::checkpoint::read_json;
 use firebrick::data::{Encoder, ImageEncoding, Overlong};
 use firebrick::image::AspectRatio;
@@ -36,7 +37,7 @@ fn open(folder: ModelFolder, vision: &Clip, projector: &Mlp) -> (Model, Encoder)
         overlong: Overlong::Error,
         options: Default::default(),
     };
-    (opened.load(projector, &|_| false, &device()).unwrap(), encoder)
+    (opened.load(projector, &|_| Hold::Frozen, &device()).unwrap(), encoder)
 }
 
 fn scores((loaded, encoder): &(Model, Encoder)) -> Vec<Vec<f32>> {

@@ -16,7 +16,7 @@ fn reference() -> Value {
 }
 
 /// The fixture's model folder with some keys of its configuration replaced; null removes one.
-fn configured(model: &str, overrides: &Value, folder: &Path) {
+pub fn configured(model: &str, overrides: &Value, folder: &Path) {
     for entry in std::fs::read_dir(fixtures().join(model).join("model")).unwrap() {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();

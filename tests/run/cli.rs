@@ -219,3 +219,53 @@ fn settings_that_would_do_nothing_are_refused() {
     check(&with(&run, &["--set", "train.vision_tower_learning_rate=1"]), 2, &says);
     check(&with(&run, &["--set", "adapter.target_modules=q_proj,zzz"]), 1, &["zzz", "self_attn.q_proj"]);
 }
+
+/// Without the setting that `--auto-batch` chooses.
+fn unsized_batches(output: &Path, more: &[&str]) -> Vec<String> {
+    let mut arguments = with(output, more);
+    let at = arguments.iter().position(|a| a.starts_with("train.per_device_train_batch_size")).unwrap();
+    arguments.drain(at - 1..=at);
+    arguments
+}
+
+#[test]
+fn auto_batch_chooses_once_and_is_refused_where_it_would_change_the_loss() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    check(&with(&run, &["--auto-batch"]), 2, &["train.per_device_train_batch_size", "leave one out"]);
+    let small = unsized_batches(&run, &["--auto-batch", "--memory-limit", "1MiB"]);
+    check(&small, 1, &["memory: peak", "of 1.0 MiB available", "would need more memory", "--memory-limit"]);
+    check(&unsized_batches(&run, &["--memory-limit", "12"]), 2, &["a size needs a unit"]);
+    assert!(!run.exists(), "a run that does not fit must not leave a folder");
+
+    let chosen = "auto-batch: 8 × 1 records";
+    check(&unsized_batches(&run, &["--auto-batch", "--memory-limit", "64GiB", "--max-steps", "1"]), 0, &[chosen]);
+    let config = std::fs::read_to_string(run.join("config.json")).unwrap();
+    assert!(config.contains("--auto-batch"), "{config}");
+    // Another time there may be less: the run keeps what it began with.
+    let again = ["--auto-batch", "--memory-limit", "1MiB", "--max-steps", "1", "--resume"];
+    check(&unsized_batches(&run, &again), 0, &["8 × 1 records, as the run began", "is finished"]);
+    check(&unsized_batches(&run, &["--max-steps", "1", "--resume"]), 1, &["auto_batch was"]);
+
+    let output = super::program("kto").args(["--dry-run", "--auto-batch", "--device", "cpu"]).output().unwrap();
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("looks at all records of a micro-batch together"), "{said}");
+}
+
+#[test]
+fn a_dry_run_shows_what_is_kept_of_a_record_and_looks_at_the_reference() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let shorter = ["--dry-run", "--set", "data.max_tokens_count=80"];
+    check(&with(&run, &shorter), 0, &["memory: peak", "moments", "cut to 80 of 81 tokens"]);
+    let missing = folder.path().join("nothing").display().to_string();
+    for (kind, key) in [("stored", "reference.path"), ("frozen_copy", "reference.from")] {
+        let sets = [format!("reference.kind={kind}"), format!("{key}={missing}")];
+        let arguments = ["--dry-run", "--device", "cpu", "--set", &sets[0], "--set", &sets[1]];
+        let output = super::program("dpo").args(arguments).output().unwrap();
+        let said = text(&output);
+        assert!(!output.status.success() && said.contains("nothing"), "{kind}: {said}");
+        assert!(!said.contains("panicked"), "{said}");
+    }
+}

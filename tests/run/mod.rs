@@ -2,6 +2,7 @@
 
 mod alignment;
 mod cli;
+mod packing;
 mod prompt_learning;
 mod resume;
 mod stages;

@@ -10,12 +10,12 @@ const TIMES: &[&str] = &["tokens_per_second", "eval_seconds"];
 
 /// What a run leaves that does not tell the time: adapter bytes, and metrics.
 #[derive(Debug, PartialEq)]
-struct Bits {
+pub struct Bits {
     adapter: Vec<u8>,
     metrics: Vec<Map<String, Value>>,
 }
 
-fn bits(run: &Path) -> Bits {
+pub fn bits(run: &Path) -> Bits {
     let adapter = std::fs::read(run.join("final/adapter_model.safetensors")).unwrap();
     let log = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let metrics = log

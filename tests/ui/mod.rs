@@ -41,7 +41,7 @@ fn every_form_compiles_and_gives_what_it_says() {
     let recipe = from_macro::from_macro();
     assert_eq!(given(recipe.parts().adapter.values()), json!({"r": 4, "lora_alpha": 8.0}));
 
-    let _ = (forms::full(), forms::text_only(), forms::empty_slots(), own_encoder::own_encoder());
+    let _ = (forms::full(), forms::text_only(), forms::empty_slots(), forms::packed(), own_encoder::own_encoder());
     alignment::all();
     let _ = (paths::paths(), paths::generic::<firebrick::prelude::Llama>(), readme::main);
 }

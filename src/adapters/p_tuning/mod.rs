@@ -67,6 +67,7 @@ impl crate::adapters::Removable for PTuning {}
 impl Adapter for PTuning {
     const FREEZES_LANGUAGE_MODEL: bool = true;
     const MERGES: bool = false;
+    const IN_FRONT: bool = true;
 
     fn attach<M: CausalLm>(&self, model: M, _: &str, _: &mut ChaCha8Rng, _: &Device) -> Result<M, AdapterError> {
         Ok(model)

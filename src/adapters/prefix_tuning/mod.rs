@@ -54,6 +54,7 @@ impl crate::adapters::Removable for PrefixTuning {}
 impl Adapter for PrefixTuning {
     const FREEZES_LANGUAGE_MODEL: bool = true;
     const MERGES: bool = false;
+    const IN_FRONT: bool = true;
 
     fn attach<M: CausalLm>(&self, model: M, _: &str, _: &mut ChaCha8Rng, _: &Device) -> Result<M, AdapterError> {
         Ok(model)

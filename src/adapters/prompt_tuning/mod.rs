@@ -86,6 +86,7 @@ impl crate::adapters::Removable for PromptTuning {}
 impl Adapter for PromptTuning {
     const FREEZES_LANGUAGE_MODEL: bool = true;
     const MERGES: bool = false;
+    const IN_FRONT: bool = true;
 
     fn attach<M: CausalLm>(&self, model: M, _: &str, _: &mut ChaCha8Rng, _: &Device) -> Result<M, AdapterError> {
         Ok(model)

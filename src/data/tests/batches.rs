@@ -4,7 +4,10 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use crate::data::{Encoded, ImageSlot, PadSide, Padding, Place, Sampler, collate};
+use crate::data::{
+    Batch, Encoded, Example, ImageSlot, PadSide, Padding, Place, Sampler, collate, collate_examples, collate_lines,
+};
+use crate::example::Facts;
 
 fn encoded(index: usize, input_ids: Vec<u32>, image: bool) -> Encoded {
     let tokens = input_ids.len();
@@ -37,6 +40,43 @@ fn padding_by_hand() {
     assert_eq!((left.num_supervised(), left.num_tokens()), (2, 6));
     assert_eq!((left.image_size, left.pixel_values.len()), ((2, 2), 12));
     assert_eq!(collate(&[], &Padding { token: 0, side: PadSide::Left, multiple_of: 8 }).rows, 0);
+}
+
+fn packed(lines: &[&[Example]], side: PadSide) -> Batch {
+    collate_lines(lines.iter().copied(), &Padding { token: 9, side, multiple_of: 4 })
+}
+
+#[test]
+fn packing_by_hand() {
+    let example =
+        |index, ids: &[u32]| Example { rows: vec![encoded(index, ids.to_vec(), false)], facts: Facts::default() };
+    let all = [example(0, &[1, 2, 3]), example(1, &[4, 6]), example(2, &[8])];
+    let right = packed(&[&all[..2], &all[2..]], PadSide::Right);
+    assert_eq!(right.input_ids, [1, 2, 3, 4, 6, 9, 9, 9, 8, 9, 9, 9, 9, 9, 9, 9]);
+    assert_eq!((right.rows, right.lines(), right.examples(), right.length), (3, 2, 3, 8));
+    assert_eq!(
+        (&right.line_of[..], &right.starts[..], &right.ends[..]),
+        (&[0, 0, 1][..], &[0, 3, 0][..], &[3, 5, 1][..])
+    );
+    // The padding is cut into pieces of the longest row's length.
+    assert_eq!(right.segments(), [vec![0, 3, 5], vec![0, 1, 4, 7]]);
+    // 2 and 6; the 4 begins its record, and nothing of another one predicts it.
+    assert_eq!((right.num_supervised(), right.supervised_by_row()), (2, vec![1, 1, 0]));
+    assert_eq!((right.num_tokens(), right.ids.len(), right.facts.len()), (6, 3, 3));
+    let left = packed(&[&all[..2], &all[2..]], PadSide::Left);
+    assert_eq!(left.input_ids, [9, 9, 9, 1, 2, 3, 4, 6, 9, 9, 9, 9, 9, 9, 9, 8]);
+    assert_eq!(left.segments(), [vec![3, 6], vec![7]]);
+    let pair = |i: usize| Example {
+        rows: [2 * i, 2 * i + 1].map(|n: usize| encoded(n, vec![n as u32; n + 1], false)).into(),
+        facts: Facts::default(),
+    };
+    let pairs = [pair(0), pair(1)];
+    let both = packed(&[&pairs[..]], PadSide::Right);
+    assert_eq!((both.lines(), &both.line_of[..], both.examples()), (2, &[0, 1, 0, 1][..], 2));
+    assert_eq!(both.input_ids, [0, 2, 2, 2, 9, 9, 9, 9, 1, 1, 3, 3, 3, 3, 9, 9]);
+    let alone = packed(&[&all[..1], &all[1..2]], PadSide::Right);
+    assert_eq!(alone, collate_examples(&all[..2], &Padding { token: 9, side: PadSide::Right, multiple_of: 4 }));
+    assert!(alone.line_of.is_empty(), "a line each is no packing");
 }
 
 proptest! {
@@ -83,7 +123,9 @@ proptest! {
         (batch, accumulation) in (1usize..6, 1usize..4),
         (seed, epoch) in (any::<u64>(), 0usize..5),
     ) {
-        for sampler in [Sampler::Sequential, Sampler::Shuffled, Sampler::Length, Sampler::Modality] {
+        for sampler in
+            [Sampler::Sequential, Sampler::Shuffled, Sampler::Length, Sampler::Modality, Sampler::Bucketed]
+        {
             let batches = sampler.epoch(seed, epoch, &lengths, batch, accumulation);
             let mut seen: Vec<usize> = batches.iter().flatten().copied().collect();
             seen.sort_unstable();
@@ -106,7 +148,7 @@ proptest! {
 #[test]
 fn epochs_and_seeds_differ() {
     let lengths = [5; 64];
-    for sampler in [Sampler::Shuffled, Sampler::Length, Sampler::Modality] {
+    for sampler in [Sampler::Shuffled, Sampler::Length, Sampler::Modality, Sampler::Bucketed] {
         let first = sampler.epoch(7, 0, &lengths, 4, 2);
         assert_ne!(first, sampler.epoch(7, 1, &lengths, 4, 2));
         assert_ne!(first, sampler.epoch(8, 0, &lengths, 4, 2));
@@ -134,4 +176,24 @@ fn full_steps_are_of_one_modality_and_even() {
     let other: Vec<bool> =
         Sampler::Modality.epoch(4, 0, &lengths, 2, 3)[..18].chunks(3).map(|step| lengths[step[0][0]] > 0).collect();
     assert_ne!(kinds, other, "the steps of both kinds are shuffled");
+}
+
+#[test]
+fn buckets_are_of_like_length_and_the_longest_comes_first() {
+    let lengths: Vec<i64> = (0..402).map(|i| -(1 + i * 37 % 401)).collect();
+    let length = |i: &usize| lengths[*i].unsigned_abs();
+    let padding = |batches: &[Vec<usize>]| -> u64 {
+        let of = |batch: &Vec<usize>| batch.iter().map(length).max().unwrap_or(0) * batch.len() as u64;
+        batches.iter().map(of).sum::<u64>() - lengths.iter().map(|length| length.unsigned_abs()).sum::<u64>()
+    };
+    for epoch in 0..4 {
+        let batches = Sampler::Bucketed.epoch(3, epoch, &lengths, 4, 2);
+        assert_eq!(batches[0].iter().map(length).max(), Some(401));
+        assert_eq!(batches.last().map(Vec::len), Some(2), "what fills no batch comes last");
+        assert!(padding(&batches) * 5 < padding(&Sampler::Shuffled.epoch(3, epoch, &lengths, 4, 2)));
+        // Long and short batches alternate: the halves of an epoch are about as long.
+        let tokens = |half: &[Vec<usize>]| half.iter().flatten().map(length).sum::<u64>();
+        let (first, second) = batches.split_at(batches.len() / 2);
+        assert!(tokens(first).abs_diff(tokens(second)) < 401 * 402 / 2 / 3);
+    }
 }

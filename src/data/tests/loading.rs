@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{Folder, encoder, record};
 use crate::data::{
-    BadRecord, DataError, DataKind, Dataset, LlavaData, LoadedBatch, Loader, LoaderSettings, Overlong, PadSide,
+    BadRecord, DataError, DataKind, Dataset, Lines, LlavaData, LoadedBatch, Loader, LoaderSettings, Overlong, PadSide,
     Padding, Place, Row, Sample, Sampler, TextOnly,
 };
 use crate::settings::{Component, Parameter};
@@ -81,6 +81,30 @@ fn bad_and_long_records_are_skipped_and_said() {
 
     let strict = load(BadRecord::Error);
     assert!(matches!(strict[..], [Err(DataError::Image { number: 1, .. })]), "it ends with the error");
+}
+
+#[test]
+fn records_of_a_line_share_it_and_skipped_ones_leave_no_gap() {
+    let folder = Folder::new();
+    let data = Arc::new(folder.llava(&[
+        record(0, &[], "Is it red ?", "no"),
+        record(1, &[], &"red ".repeat(200), "no"),
+        record(2, &[], "Is it red ?", "yes"),
+        record(3, &[], &"red ".repeat(200), "yes"),
+        record(4, &[], "Is it ?", "no"),
+    ]));
+    let encoder = Arc::new(encoder(100, Overlong::Skip));
+    let order = vec![Lines(vec![vec![0, 1, 2], vec![3], vec![4]]), Lines(vec![vec![1, 3]])];
+    for workers in [1, 3] {
+        let loader =
+            Loader::new(data.clone(), encoder.clone(), order.clone(), 0, settings(workers, 4, BadRecord::Error));
+        let loaded: Vec<LoadedBatch> = loader.expect("a loader").collect::<Result<_, _>>().expect("batches");
+        let batch = loaded[0].batch.as_ref().expect("a batch");
+        assert_eq!((&batch.indices[..], &batch.line_of[..], batch.lines()), (&[0, 2, 4][..], &[0, 0, 1][..], 2));
+        assert_eq!(batch.starts, [0, batch.ends[0], 0]);
+        assert_eq!(loaded[0].skipped.iter().map(|skipped| skipped.index).collect::<Vec<_>>(), [1, 3]);
+        assert!(loaded[1].batch.is_none() && loaded[1].skipped.len() == 2);
+    }
 }
 
 /// A data kind that panics at one id and takes its time at all.

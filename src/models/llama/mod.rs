@@ -2,6 +2,8 @@
 
 mod config;
 mod model;
+#[cfg(all(test, feature = "cpu"))]
+mod tests;
 
 pub use config::LlamaConfig;
 pub use model::{DecoderLayer, LlamaForCausalLm, Mlp, SelfAttention};

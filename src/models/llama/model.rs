@@ -6,6 +6,7 @@ use crate::models::CausalLm;
 use crate::nn::recompute::Chain;
 use crate::nn::{
     Activation, AttentionSpec, Embedding, KvCache, LayerCache, Linear, RmsNorm, Rope, SequenceLayout, attention,
+    gated_mlp,
 };
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
@@ -95,7 +96,7 @@ impl CausalLm for LlamaForCausalLm {
     fn hidden(&self, x_btd: Tensor<3>, layout: &SequenceLayout, mut cache: Option<&mut KvCache>) -> Tensor<3> {
         let t = x_btd.dims()[1];
         let mut chain = Chain::new(x_btd);
-        let rope = self.config.rope().table(layout.past + t, &chain.constants());
+        let rope = self.config.rope().table(layout.positions_of(t), &chain.constants());
         for (index, layer) in self.layers.iter().enumerate() {
             let (rope, spec) = (rope.clone(), self.config.attention(index, layout));
             chain = match cache.as_deref_mut().map(|c| &mut c.layers[index]) {
@@ -283,9 +284,7 @@ impl SelfAttention {
 
 impl Mlp {
     fn forward(&self, x_btd: Tensor<3>) -> Tensor<3> {
-        let gate = self.gate_proj.forward(x_btd.clone());
-        let up = self.up_proj.forward(x_btd);
-        self.down_proj.forward(self.activation.gated(gate, up))
+        gated_mlp(x_btd, &self.gate_proj, &self.up_proj, &self.down_proj, self.activation)
     }
 }
 

@@ -1,13 +1,14 @@
-//! Softmax attention in blocks of query rows: grouped-query, causal or not, with left padding, a
+//! Softmax attention in blocks of query rows: grouped-query, causal or not, in rows of one or several segments, with a
 //! sliding window and rotary positions.
 //!
-//! A block holds the scores of [`BLOCK`] queries against the keys that at least one of them sees;
-//! keys that none sees are not touched. Only the log-sum-exp of each row is kept for the gradient.
+//! A block holds the scores of up to [`BLOCK`] queries of one segment against the keys that at least one of them sees;
+//! keys that none sees are not touched, so that a row of several segments costs what they cost alone. Only the
+//! log-sum-exp of each row is kept for the gradient.
 
 // b batch, t queries, s keys, h query heads, g key/value heads ("groups"), k head width.
 
 use super::{
-    attention_parts::{Operand, block_bounds, rotary, rotate_keys, rotated_block},
+    attention_parts::{Operand, Segment, block_bounds, rotary, rotate_keys, rotated_block, segments, work},
     buffer::{Output, dense, tensor, with_scratch},
     gemm::{MatMut, MatRef, Threads, multiply},
     kernels::{exp_and_sum, max, multiversion},
@@ -23,24 +24,9 @@ pub(super) const BLOCK: usize = 64;
 /// Multiply-adds below which attention stays on the calling thread: waking another one takes longer.
 const SERIAL_WORK: usize = 1 << 16;
 
-impl AttentionSpec {
-    /// The index of the first real key of a row of the batch.
-    pub(super) fn start(&self, row: usize) -> usize {
-        self.starts.get(row).copied().unwrap_or(0)
-    }
-
-    /// The keys that query `i` of batch row `row` sees, of `keys` in all; may be empty.
-    pub(super) fn visible(&self, row: usize, i: usize, keys: usize) -> Range<usize> {
-        let index = self.past + i;
-        let end = if self.causal { keys.min(index + 1) } else { keys };
-        let oldest = self.window.map_or(0, |window| (index + 1).saturating_sub(window));
-        self.start(row).max(oldest).min(end)..end
-    }
-
-    /// The key head that query head `head` reads.
-    fn group(&self, head: usize) -> usize {
-        head / (self.heads / self.kv_heads)
-    }
+/// The key head that query head `head` reads.
+fn group(spec: &AttentionSpec, head: usize) -> usize {
+    head / (spec.heads / spec.kv_heads)
 }
 
 /// What the backward pass needs.
@@ -70,14 +56,15 @@ pub(super) fn forward(
     let ([b, t, _], [_, s, _]) = (q.dims(), k.dims());
     check(&q, &k, &v, &rope, &spec);
     let (heads, width) = (spec.heads, spec.head_dim);
-    let rotated_k = rotate_keys(&k, &rope, &spec);
+    let segments = segments(&spec, b, t, s);
+    let rotated_k = rotate_keys(&k, &rope, &spec, &segments);
     let (mut o, mut lse) = (Output::new(b * t * heads * width), Output::new(b * heads * t));
     let (shared_o, shared_lse) = (o.shared(), lse.shared());
-    let blocks = t.div_ceil(BLOCK);
+    let blocks = segments.iter().flat_map(|segment| segment.blocks(spec.past).map(move |block| (segment, block)));
+    let blocks: Vec<(&Segment, Range<usize>)> = blocks.collect();
     let task = |index: usize| {
-        let (row, head, block) = (index / (heads * blocks), index / blocks % heads, index % blocks);
-        let first = block * BLOCK;
-        let rows = BLOCK.min(t - first);
+        let (head, (segment, queries)) = (index / blocks.len(), &blocks[index % blocks.len()]);
+        let (row, first, rows) = (segment.row, queries.start, queries.len());
         // SAFETY: each task owns the rows of its block in its head, of the output and of `lse`;
         // both buffers outlive the tasks.
         let (out, lse) = unsafe {
@@ -87,8 +74,8 @@ pub(super) fn forward(
             (out, shared_lse.slice((row * heads + head) * t + first, rows))
         };
         let mut bounds = [(0, 0); BLOCK];
-        let seen = block_bounds(&spec, row, first..first + rows, s, &mut bounds);
-        let group = spec.group(head);
+        let seen = block_bounds(&spec, segment, queries.clone(), &mut bounds);
+        let group = group(&spec, head);
         let keys = match &rotated_k {
             Some(k) => {
                 let from = (row * spec.kv_heads + group) * s * width;
@@ -98,8 +85,8 @@ pub(super) fn forward(
         };
         with_scratch(rows * (seen.len() + width), |mut scratch| {
             let scores = super::buffer::take(&mut scratch, rows * seen.len());
-            let block = q.head(row, head * width, width).rows(first..first + rows);
-            let rotary = rotary(&rope, &spec, row);
+            let block = q.head(row, head * width, width).rows(queries.clone());
+            let rotary = rotary(&rope, &spec, segment);
             let queries = rotated_block(block, rotary, first, scratch);
             let n = seen.len();
             multiply(MatMut::new(scores, rows, n), queries, keys.rows(seen.clone()).t(), 1.0, Threads::One);
@@ -113,8 +100,9 @@ pub(super) fn forward(
             multiply(out, MatRef::new(scores, rows, n), values, 1.0, Threads::One);
         });
     };
-    run_tasks(b * heads * blocks, b * heads * t * s * width, task);
-    // SAFETY: the tasks cover every block of every head; each wrote all its rows.
+    run_tasks(heads * blocks.len(), work(&spec, &segments), task);
+    // SAFETY: the blocks hold every query of every row, and the tasks cover every block of every head; each wrote all its
+    // rows.
     let (o, lse) = unsafe { (o.assume_init(), lse.assume_init()) };
     let o = tensor(o, [b, t, heads * width]);
     AttentionState { q, k, v, o, lse: Arc::new(lse), rope, spec }
@@ -136,10 +124,11 @@ fn check(q: &Operand, k: &Operand, v: &Operand, rope: &FlexTensor, spec: &Attent
     assert_eq!(k.dims(), v.dims(), "keys and values of unequal shape");
     assert_eq!([b, spec.kv_heads * spec.head_dim], [k.dims()[0], kv_width], "keys, {spec:?}");
     assert_eq!(s, spec.past + t, "number of keys, {spec:?}");
-    assert!(spec.starts.is_empty() || spec.starts.len() == b, "one start per row, {spec:?}");
+    assert!(spec.starts.is_empty() || spec.starts.rows() == b, "segments of every row, {spec:?}");
     let table = rope.layout().num_elements();
     assert!(table == 0 || (spec.past == 0 && spec.head_dim.is_multiple_of(2)), "rotary, {spec:?}");
-    assert!(table == 0 || table >= t * spec.head_dim, "rotary table shorter than {t} positions");
+    let positions = spec.starts.longest(t);
+    assert!(table == 0 || table >= positions * spec.head_dim, "rotary table shorter than {positions} positions");
 }
 
 multiversion! {

@@ -1,52 +1,55 @@
 //! The gradient of attention. The probabilities of a block are computed again from the kept
-//! log-sum-exp; all query heads of one key head run in one task, in order, so that the gradients of
+//! log-sum-exp; all query heads of one key head run in one task for each segment, in order, so that the gradients of
 //! keys and values are sums in a fixed order.
 
 // b batch, t queries, s keys, h query heads, g key/value heads ("groups"), k head width.
 
 use super::{
     attention::{AttentionState, BLOCK, run_tasks},
-    attention_parts::{block_bounds, rotary, rotate_keys, rotated_block},
+    attention_parts::{Segment, block_bounds, rotary, rotate_keys, rotated_block, segments, work},
     buffer::{Output, SharedOutput, dense, take, tensor, with_scratch},
     gemm::{MatMut, MatRef, Threads, accumulate, multiply},
     kernels::{exp, mul_add, multiversion, row_dots},
 };
 use burn::backend::flex::FlexTensor;
+use std::ops::Range;
 
 /// The gradients of queries, keys and values, each of its operand's shape.
 pub(super) fn backward(state: &AttentionState, upstream: FlexTensor) -> [FlexTensor; 3] {
     let upstream = dense(upstream);
     let ([b, t, q_width], [_, s, kv_width]) = (state.q.dims(), state.k.dims());
     let spec = &state.spec;
-    let rotated_k = rotate_keys(&state.k, &state.rope, spec);
+    let segments = segments(spec, b, t, s);
+    let rotated_k = rotate_keys(&state.k, &state.rope, spec, &segments);
     let mut outputs = [Output::new(b * t * q_width), Output::new(b * s * kv_width), Output::new(b * s * kv_width)];
     let [dq, dk, dv] = outputs.each_mut().map(Output::shared);
     let task = |index: usize| {
-        let (row, group) = (index / spec.kv_heads, index % spec.kv_heads);
-        let rotated_k = rotated_k.as_deref().map(|k| MatRef::new(&k[index * s * spec.head_dim..], s, spec.head_dim));
-        Group { state, upstream: &upstream, rotated_k, row, group, dq, dk, dv }.run();
+        let (segment, group) = (&segments[index / spec.kv_heads], index % spec.kv_heads);
+        let from = (segment.row * spec.kv_heads + group) * s * spec.head_dim;
+        let rotated_k = rotated_k.as_deref().map(|k| MatRef::new(&k[from..], s, spec.head_dim));
+        Group { state, upstream: &upstream, rotated_k, segment, group, dq, dk, dv }.run();
     };
-    run_tasks(b * spec.kv_heads, b * t * q_width * s, task);
-    // SAFETY: the groups of all rows cover every column of every row of the three buffers, and
-    // `Group::run` writes all of its columns.
+    run_tasks(segments.len() * spec.kv_heads, work(spec, &segments), task);
+    // SAFETY: the segments hold every query and every key of every row, their groups cover every column of the three
+    // buffers, and `Group::run` writes all of its columns.
     let [dq, dk, dv] = outputs.map(|output| unsafe { output.assume_init() });
     [tensor(dq, [b, t, q_width]), tensor(dk, [b, s, kv_width]), tensor(dv, [b, s, kv_width])]
 }
 
-/// One key head of one row of the batch, with its query heads.
+/// One key head of one segment, with its query heads.
 struct Group<'a> {
     state: &'a AttentionState,
     upstream: &'a FlexTensor,
     /// `[s, k]`, where keys are rotated.
     rotated_k: Option<MatRef<'a>>,
-    row: usize,
+    segment: &'a Segment,
     group: usize,
     dq: SharedOutput,
     dk: SharedOutput,
     dv: SharedOutput,
 }
 
-/// The memory of one task.
+/// The memory of one task, for the `s` keys of its segment.
 struct Work<'a> {
     /// `[block, s]`: scores, then probabilities.
     p: &'a mut [f32],
@@ -65,8 +68,8 @@ struct Work<'a> {
 impl Group<'_> {
     fn run(&self) {
         let (spec, width) = (&self.state.spec, self.state.spec.head_dim);
-        let ([_, t, _], [_, s, _]) = (self.state.q.dims(), self.state.k.dims());
-        let block = BLOCK.min(t);
+        let Segment { row, keys, queries, .. } = self.segment;
+        let ([_, all, _], block, s) = (self.state.k.dims(), BLOCK.min(queries.len()), keys.len());
         with_scratch(2 * block * (s + width) + 2 * s * width, |mut scratch| {
             let mut work = Work {
                 p: take(&mut scratch, block * s),
@@ -80,30 +83,30 @@ impl Group<'_> {
             work.dv.fill(0.0);
             let heads = spec.heads / spec.kv_heads;
             for head in self.group * heads..(self.group + 1) * heads {
-                for first in (0..t).step_by(BLOCK) {
-                    self.block(head, first, BLOCK.min(t - first), &mut work);
+                for queries in self.segment.blocks(spec.past) {
+                    self.block(head, queries, &mut work);
                 }
             }
-            if let Some(rotary) = rotary(&self.state.rope, spec, self.row) {
-                rotary.rotate_back(work.dk, 0);
+            if let Some(rotary) = rotary(&self.state.rope, spec, self.segment) {
+                rotary.rotate_back(work.dk, keys.start);
             }
-            let place = Place { row: self.row, tokens: s, heads: spec.kv_heads, width };
-            // SAFETY: this task alone writes the columns of its key head.
+            let place = Place { row: *row, tokens: all, heads: spec.kv_heads, width };
+            // SAFETY: this task alone writes the columns of its key head in the rows of its segment.
             unsafe {
-                place.write(self.dk, self.group, 0, work.dk);
-                place.write(self.dv, self.group, 0, work.dv);
+                place.write(self.dk, self.group, keys.start, work.dk);
+                place.write(self.dv, self.group, keys.start, work.dv);
             }
         });
     }
 
     /// Adds a block of queries of one head to the gradients of keys and values, and writes the
     /// gradient of these queries.
-    fn block(&self, head: usize, first: usize, rows: usize, work: &mut Work<'_>) {
-        let (state, spec, row) = (self.state, &self.state.spec, self.row);
-        let (width, [_, t, _], [_, s, _]) = (spec.head_dim, state.q.dims(), state.k.dims());
-        let queries = first..first + rows;
+    fn block(&self, head: usize, queries: Range<usize>, work: &mut Work<'_>) {
+        let (state, spec, row) = (self.state, &self.state.spec, self.segment.row);
+        let (width, [_, t, _]) = (spec.head_dim, state.q.dims());
+        let (first, rows) = (queries.start, queries.len());
         let mut bounds = [(0, 0); BLOCK];
-        let seen = block_bounds(spec, row, queries.clone(), s, &mut bounds);
+        let seen = block_bounds(spec, self.segment, queries.clone(), &mut bounds);
         let n = seen.len();
         let (p, ds) = (&mut work.p[..rows * n], &mut work.ds[..rows * n]);
         let dq = &mut work.dq[..rows * width];
@@ -112,7 +115,7 @@ impl Group<'_> {
         let all_keys = self.rotated_k.unwrap_or_else(|| state.k.head(row, key_column, width));
         let k = all_keys.rows(seen.clone());
         let v = state.v.head(row, key_column, width).rows(seen.clone());
-        let rotary = rotary(&state.rope, spec, row);
+        let rotary = rotary(&state.rope, spec, self.segment);
         let q = state.q.head(row, head * width, width).rows(queries.clone());
         let q = rotated_block(q, rotary, first, &mut work.q[..rows * width]);
         let dense_head = |tensor| {
@@ -131,7 +134,8 @@ impl Group<'_> {
         softmax_rows_backward(p, ds, n, &bounds[..rows], spec.scale, lse, &weighted[..rows]);
 
         let (p, ds) = (MatRef::new(p, rows, n), MatRef::new(ds, rows, n));
-        let columns = seen.start * width..seen.end * width;
+        let from = self.segment.keys.start;
+        let columns = (seen.start - from) * width..(seen.end - from) * width;
         let dv = MatMut::new(&mut work.dv[columns.clone()], n, width);
         accumulate(dv, p.t(), g, 1.0, Threads::One);
         let dk = MatMut::new(&mut work.dk[columns], n, width);
@@ -141,7 +145,7 @@ impl Group<'_> {
             rotary.rotate_back(dq, first);
         }
         let place = Place { row, tokens: t, heads: spec.heads, width };
-        // SAFETY: this task alone writes the columns of its query heads.
+        // SAFETY: this task alone writes the columns of its query heads in the rows of its segment.
         unsafe { place.write(self.dq, head, first, dq) };
     }
 }

@@ -65,15 +65,65 @@ impl Rotary<'_> {
     }
 }
 
-/// The rotary table for a row of the batch, where one is given.
-pub(super) fn rotary<'a>(rope: &'a FlexTensor, spec: &AttentionSpec, row: usize) -> Option<Rotary<'a>> {
+/// The rotary table for a segment, where one is given.
+pub(super) fn rotary<'a>(rope: &'a FlexTensor, spec: &AttentionSpec, segment: &Segment) -> Option<Rotary<'a>> {
     let table = values(rope);
     let width = spec.head_dim;
-    (!table.is_empty()).then(|| Rotary { table, width, start: spec.start(row) })
+    (!table.is_empty()).then_some(Rotary { table, width, start: segment.start })
+}
+
+/// Tokens of a row that see each other and no others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Segment {
+    /// The row of the batch.
+    pub(super) row: usize,
+    /// The index of its first key.
+    pub(super) start: usize,
+    /// Its keys; a row's first segment has the padding in front of it as well, which no query sees.
+    pub(super) keys: Range<usize>,
+    /// Its queries, those of the padding in front included.
+    pub(super) queries: Range<usize>,
+}
+
+impl Segment {
+    /// Its queries in blocks, the first of which begins with the segment: its results do not depend on where it lies.
+    pub(super) fn blocks(&self, past: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let Range { start, end } = self.queries;
+        let first = self.start.saturating_sub(past).clamp(start, end);
+        let blocks = |from: usize, to: usize| (from..to).step_by(BLOCK).map(move |at| at..to.min(at + BLOCK));
+        blocks(start, first).chain(blocks(first, end))
+    }
+}
+
+/// The segments of all rows in order, `t` queries and `s` keys each; every query and every key is in one of them.
+pub(super) fn segments(spec: &AttentionSpec, b: usize, t: usize, s: usize) -> Vec<Segment> {
+    let query = |key: usize| key.saturating_sub(spec.past).min(t);
+    let mut segments = Vec::with_capacity(b);
+    for row in 0..b {
+        let starts = spec.starts.of(row);
+        for (i, &start) in starts.iter().enumerate() {
+            let start = start.min(s);
+            let from = if i == 0 { 0 } else { start };
+            let to = starts.get(i + 1).map_or(s, |&next| next.min(s));
+            segments.push(Segment { row, start, keys: from..to, queries: query(from)..query(to) });
+        }
+    }
+    segments
+}
+
+/// Multiply-adds of one product of all queries with all keys of their segments, all heads together.
+pub(super) fn work(spec: &AttentionSpec, segments: &[Segment]) -> usize {
+    let pairs: usize = segments.iter().map(|segment| segment.queries.len() * segment.keys.len()).sum();
+    pairs * spec.heads * spec.head_dim
 }
 
 /// All keys, rotated, as `[b, g, s, k]`; nothing where no rotation is asked for.
-pub(super) fn rotate_keys(k: &Operand, rope: &FlexTensor, spec: &AttentionSpec) -> Option<Vec<f32>> {
+pub(super) fn rotate_keys(
+    k: &Operand,
+    rope: &FlexTensor,
+    spec: &AttentionSpec,
+    segments: &[Segment],
+) -> Option<Vec<f32>> {
     let ([b, s, _], width) = (k.dims(), spec.head_dim);
     if rope.layout().num_elements() == 0 {
         return None;
@@ -83,12 +133,21 @@ pub(super) fn rotate_keys(k: &Operand, rope: &FlexTensor, spec: &AttentionSpec) 
         rotated.par_chunks_mut(s * width).enumerate().for_each(|(index, rows)| {
             let (row, group) = (index / spec.kv_heads, index % spec.kv_heads);
             k.head(row, group * width, width).copy_to(rows);
-            if let Some(rotary) = rotary(rope, spec, row) {
-                rotary.rotate(rows, 0);
+            for segment in of_row(segments, row) {
+                if let Some(rotary) = rotary(rope, spec, segment) {
+                    let keys = segment.keys.clone();
+                    rotary.rotate(&mut rows[keys.start * width..keys.end * width], keys.start);
+                }
             }
         });
     }
     Some(rotated)
+}
+
+fn of_row(segments: &[Segment], row: usize) -> &[Segment] {
+    let from = segments.partition_point(|segment| segment.row < row);
+    let to = segments.partition_point(|segment| segment.row <= row);
+    &segments[from..to]
 }
 
 /// A block of queries, rotated into `scratch` where rotary positions are given.
@@ -104,22 +163,20 @@ pub(super) fn rotated_block<'a>(
     MatRef::new(scratch, scratch.len() / rotary.width, rotary.width)
 }
 
-/// The keys that a block of queries sees, and for each query its part of them, counted from the
+/// The keys that a block of queries of a segment sees, and for each query its part of them, counted from the
 /// first of these keys.
 pub(super) fn block_bounds(
     spec: &AttentionSpec,
-    row: usize,
+    segment: &Segment,
     queries: Range<usize>,
-    keys: usize,
     bounds: &mut [(usize, usize); BLOCK],
 ) -> Range<usize> {
+    let visible = |i: usize| spec.visible_of(segment.start..segment.keys.end, i);
     // Both ends of what a query sees grow with its index, so the first and the last decide.
-    let first = spec.visible(row, queries.start, keys);
-    let last = spec.visible(row, queries.end - 1, keys);
-    let seen = first.start.min(last.start)..last.end;
+    let seen = visible(queries.start).start..visible(queries.end - 1).end;
     for (bounds, i) in bounds.iter_mut().zip(queries) {
-        let visible = spec.visible(row, i, keys);
-        *bounds = (visible.start.max(seen.start) - seen.start, visible.end - seen.start.min(visible.end));
+        let visible = visible(i);
+        *bounds = (visible.start - seen.start, visible.end - seen.start);
     }
     seen
 }

@@ -10,8 +10,8 @@ use super::{
     buffer::dense,
     linear::{self, Lora, SwigluMlp},
     norm::{self, Norm},
-    steps::{AttentionStep, GeluStep, LinearState, LinearStep, LoraStep, MlpStep, NormStep, SwigluStep, TokenNllStep},
-    token_nll::{self, Wanted},
+    rows,
+    steps::{AttentionStep, GeluStep, LinearState, LinearStep, LoraStep, MlpStep, NormStep, RowsStep, SwigluStep},
 };
 use crate::nn::AttentionSpec;
 use burn::backend::{
@@ -72,12 +72,8 @@ pub(super) trait FusedOps: Backend {
         spec: AttentionSpec,
     ) -> FloatTensor<Self>;
 
-    /// Negative log-likelihood per row.
-    fn fused_token_nll(
-        hidden: FloatTensor<Self>,
-        head: FloatTensor<Self>,
-        targets: IntTensor<Self>,
-    ) -> FloatTensor<Self>;
+    /// Rows of a table.
+    fn fused_rows(table: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self>;
 }
 
 impl FusedOps for Flex {
@@ -127,9 +123,8 @@ impl FusedOps for Flex {
         attention::forward(q, k, v, rope, spec).o
     }
 
-    fn fused_token_nll(hidden: FlexTensor, head: FlexTensor, targets: FlexTensor) -> FlexTensor {
-        let wanted = Wanted { hidden: false, head: false };
-        token_nll::forward(hidden, head, &targets, wanted).0
+    fn fused_rows(table: FlexTensor, ids: FlexTensor) -> FlexTensor {
+        rows::forward(table, &ids).0
     }
 }
 
@@ -224,15 +219,10 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
         record::<C, _, 3>(AttentionStep, [on_q, on_k, on_v], y, || state)
     }
 
-    fn fused_token_nll(
-        hidden: FloatTensor<Self>,
-        head: FloatTensor<Self>,
-        targets: IntTensor<Self>,
-    ) -> FloatTensor<Self> {
-        let wanted = Wanted { hidden: hidden.is_tracked(), head: head.is_tracked() };
-        let ((hidden, on_hidden), (head, on_head)) = (hidden.into_parts(), head.into_parts());
-        let (nll, state) = token_nll::forward(hidden, head, &targets, wanted);
-        record::<C, _, 2>(TokenNllStep, [on_hidden, on_head], nll, || state)
+    fn fused_rows(table: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
+        let (table, on_table) = table.into_parts();
+        let (y, state) = rows::forward(table, &ids);
+        record::<C, _, 1>(RowsStep, [on_table], y, || state)
     }
 }
 

@@ -277,7 +277,7 @@ pub(super) fn exp_and_sum<const FMA: bool>(x: &mut [f32], scale: f32, shift: f32
 /// Adds the lanes pairwise, always in the same order. Written out by width: as a loop over widths it
 /// stays scalar and costs more than the sum of a short row.
 #[inline(always)]
-fn fold(lanes: &[f32; LANES]) -> f32 {
+pub(super) fn fold(lanes: &[f32; LANES]) -> f32 {
     // Through memory: without these stores of neighbours LLVM keeps the lanes as 32 scalars, and the
     // loops that fill them with it.
     let lanes = std::hint::black_box(*lanes);

@@ -17,9 +17,9 @@
 //!
 //! # Layout
 //! `kernels` holds the shared arithmetic, `gemm` and `project` matrix products, `buffer` memory;
-//! `norm`, `activation`, `linear`, `attention` (with `attention_parts` and `attention_backward`),
-//! `token_nll`, `adamw` and `adamw_8bit` one operation each on flex's own tensors; `extension` registers them with burn, and `steps` are
-//! their steps on the autodiff tape.
+//! `rows`, `norm`, `activation`, `linear`, `attention` (with `attention_parts` and `attention_backward`), `adamw` and
+//! `adamw_8bit` one operation each on flex's own tensors; `extension` registers them with burn, and `steps` are their
+//! steps on the autodiff tape. `token_nll` and `divergence`, which yield more than one result, bring steps of their own.
 
 mod activation;
 mod adamw;
@@ -28,12 +28,15 @@ mod attention;
 mod attention_backward;
 mod attention_parts;
 mod buffer;
+mod divergence;
 mod extension;
 mod gemm;
 mod kernels;
 mod linear;
+mod memory;
 mod norm;
 mod project;
+mod rows;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -41,9 +44,11 @@ mod token_nll;
 
 pub use adamw::{adamw_step, row_squares, sum_of_squares};
 pub use adamw_8bit::adamw_8bit_step;
-pub use token_nll::token_stats;
+pub(super) use divergence::divergence;
+pub use memory::Memory;
+pub(super) use token_nll::token_pass;
 
-use crate::nn::AttentionSpec;
+use crate::nn::{Asked, AttentionSpec, Weights};
 use activation::Gelu;
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{Device, Int, Tensor};
@@ -179,6 +184,16 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, rope: Option<Tensor<2
     Tensor::from_dispatch(Dispatch::fused_attention(q, k, v, rope, spec))
 }
 
+/// Row `ids[i]` of `table` at `i`; the gradient of the table is made by all threads.
+///
+/// # Shapes
+/// `table` `[v, d]`, `ids` `[n]`; result `[n, d]`.
+/// # Panics
+/// Where an index lies outside `0..v`.
+pub fn rows(table: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::fused_rows(table.into_dispatch(), ids.into_dispatch()))
+}
+
 /// `-log softmax(hidden·headᵀ)[target]` per row, in nats, over chunks of rows.
 ///
 /// The gradients are made in this forward pass, where the logits are at hand. That of the head
@@ -190,6 +205,5 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, rope: Option<Tensor<2
 /// # Panics
 /// Where a target lies outside `0..v`.
 pub fn token_nll(hidden: Tensor<2>, head: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-    let (hidden, head) = (hidden.into_dispatch(), head.into_dispatch());
-    Tensor::from_dispatch(Dispatch::fused_token_nll(hidden, head, targets.into_dispatch()))
+    token_pass(hidden, head, targets, Asked { weights: Weights::Equal, ..Asked::default() }).0.neg()
 }

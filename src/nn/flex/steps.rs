@@ -8,7 +8,7 @@ use super::{
     buffer::{dense, tensor, values},
     linear::{self, Lora, MlpGradients, Projections, SwigluMlp},
     norm::{self, NormState},
-    token_nll::{self, NllState},
+    rows::{self, RowsState},
 };
 use burn::backend::{Flex, flex::FlexTensor};
 use burn::tensor::Shape;
@@ -169,20 +169,15 @@ impl Backward<Flex, 3> for AttentionStep {
     }
 }
 
-/// Of the negative log-likelihood: hidden states, head.
+/// Of a lookup of rows: the table.
 #[derive(Debug)]
-pub(super) struct TokenNllStep;
+pub(super) struct RowsStep;
 
-impl Backward<Flex, 2> for TokenNllStep {
-    type State = NllState;
+impl Backward<Flex, 1> for RowsStep {
+    type State = RowsState;
 
-    fn backward(self, ops: Ops<NllState, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
-        let (upstream, state, [hidden, head]) = open(ops, gradients);
-        let (dhidden, dhead) = token_nll::backward(state, upstream);
-        for (parent, gradient) in [(hidden, dhidden), (head, dhead)] {
-            if let (Some(parent), Some(gradient)) = (parent, gradient) {
-                gradients.register::<Flex>(parent, gradient);
-            }
-        }
+    fn backward(self, ops: Ops<RowsState, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let (upstream, state, [table]) = open(ops, gradients);
+        register(gradients, table, || rows::backward(&state, upstream));
     }
 }

@@ -4,6 +4,7 @@
 use super::*;
 use burn::tensor::{TensorData, activation};
 
+mod rows_of_tables;
 mod sequence;
 mod step;
 

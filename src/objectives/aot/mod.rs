@@ -26,6 +26,10 @@ impl PairLoss for Aot {
         smoothed(delta * self.beta, self.label_smoothing)
     }
 
+    fn mixes_pairs(&self) -> bool {
+        true
+    }
+
     fn reward_scale(&self) -> Option<f64> {
         Some(self.beta)
     }

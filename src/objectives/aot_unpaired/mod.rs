@@ -25,6 +25,10 @@ impl PairLoss for AotUnpaired {
         smoothed(terms.ratios().map(sorted).difference() * self.beta, self.label_smoothing)
     }
 
+    fn mixes_pairs(&self) -> bool {
+        true
+    }
+
     fn reward_scale(&self) -> Option<f64> {
         Some(self.beta)
     }

@@ -34,6 +34,10 @@ impl Objective for Bco {
         Wants { mean_logits: true, entropies: true, ..Wants::default() }
     }
 
+    fn mixes_examples(&self) -> bool {
+        true
+    }
+
     fn differences(&self) -> &'static [Difference] {
         MARGINS
     }

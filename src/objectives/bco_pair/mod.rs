@@ -51,6 +51,10 @@ impl PairLoss for BcoPair {
         logistic(rewards.chosen) + logistic(rewards.rejected.neg())
     }
 
+    fn mixes_pairs(&self) -> bool {
+        self.running_mean
+    }
+
     fn reward_scale(&self) -> Option<f64> {
         Some(self.beta)
     }

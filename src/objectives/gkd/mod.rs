@@ -5,11 +5,8 @@ mod tests;
 
 use super::{Distributions, Inputs, Loss, Metric, Objective, State, StepTotals, Taught};
 use crate::example::Supervised;
+use crate::nn::{Divergence, divergence};
 use crate::settings::Kind;
-use burn::tensor::Tensor;
-use burn::tensor::activation::log_softmax;
-
-// s supervised tokens, v vocabulary
 
 crate::component! {
     /// Mean over the step's supervised tokens of the generalised Jensen–Shannon divergence between the teacher's
@@ -35,51 +32,22 @@ crate::component! {
     }
 }
 
-impl Gkd {
-    /// Sum over the tokens of the divergence, `[1]`. Both are log-probabilities.
-    fn divergence(&self, student_sv: Tensor<2>, teacher_sv: Tensor<2>) -> Tensor<1> {
-        if self.beta == 0.0 {
-            return relative_entropy(teacher_sv, student_sv);
-        }
-        if self.beta == 1.0 {
-            return relative_entropy(student_sv, teacher_sv);
-        }
-        let ours_sv = student_sv.clone() + (1.0 - self.beta).ln();
-        let theirs_sv = teacher_sv.clone() + self.beta.ln();
-        let top_sv = ours_sv.clone().detach().max_pair(theirs_sv.clone());
-        let mixed_sv = ((ours_sv - top_sv.clone()).exp() + (theirs_sv - top_sv.clone()).exp()).log() + top_sv;
-        relative_entropy(teacher_sv, mixed_sv.clone()) * self.beta
-            + relative_entropy(student_sv, mixed_sv) * (1.0 - self.beta)
-    }
-}
-
 impl Objective for Gkd {
     type Example = Supervised;
     type Signal = Distributions;
     type Reference = Taught;
 
     fn loss(&self, inputs: Inputs<'_, Distributions>, step: &StepTotals, _state: &mut State) -> Loss {
-        let teacher_sv = inputs.reference.expect("the objective compares with a reference").logits.detach();
-        let student_sv = inputs.policy.logits;
+        let teacher = inputs.reference.expect("the objective compares with a reference").predictor;
         let tokens = inputs.policy.per_row.iter().sum::<usize>();
+        let rule = Divergence { beta: self.beta, temperature: self.temperature };
+        let found = divergence(inputs.policy.predictor, teacher, rule);
+        let value = found.value / step.supervised_tokens().max(1) as f64;
         if tokens == 0 {
-            return Loss::new(student_sv.sum(), 0.0, Vec::new());
+            return Loss::new(value, 0.0, Vec::new());
         }
-        let agreement = student_sv.clone().detach().argmax(1).equal(teacher_sv.clone().argmax(1)).int().sum();
-        let student_sv = log_softmax(student_sv / self.temperature, 1);
-        let teacher_sv = log_softmax(teacher_sv / self.temperature, 1);
-        let kl = relative_entropy(teacher_sv.clone(), student_sv.clone().detach());
-        let value = self.divergence(student_sv, teacher_sv) / step.supervised_tokens().max(1) as f64;
         let mean = |name: &'static str, sum: f64| Metric { name: name.into(), sum, weight: tokens as f64 };
-        let metrics = vec![
-            mean("kl", f64::from(kl.into_scalar::<f32>())),
-            mean("token_agreement", agreement.into_scalar::<i64>() as f64),
-        ];
+        let metrics = vec![mean("kl", found.relative_entropy), mean("token_agreement", found.agreeing as f64)];
         Loss::new(value, tokens as f64, metrics)
     }
-}
-
-/// `Σ p·(log p − log q)` over everything, of log-probabilities.
-fn relative_entropy(p_sv: Tensor<2>, q_sv: Tensor<2>) -> Tensor<1> {
-    (p_sv.clone().exp() * (p_sv - q_sv)).sum()
 }

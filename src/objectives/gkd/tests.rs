@@ -1,14 +1,22 @@
 use super::super::testing::{agrees, evaluate, finite, fixture, floats, metric, recorded};
 use super::*;
+use crate::nn::Predictor;
 use crate::settings::audit;
-use burn::tensor::{Device, Int};
+use burn::tensor::{Device, Int, Tensor};
+
+/// Logits as hidden states, read by a head that leaves them as they are.
+fn logits(logits: Tensor<2>) -> Predictor {
+    let [_, v] = logits.dims();
+    let head_vd = Tensor::eye(v, &logits.device());
+    Predictor { hidden_nd: logits, head_vd }
+}
 
 /// Of logits `[s, v]`, all in one row.
 fn run(objective: &Gkd, student: Tensor<1>, teacher: &[f32], [s, v]: [usize; 2], total: usize) -> Loss {
     let device = student.device();
     let teacher = Tensor::<1>::from_data(teacher, &device);
-    let of = |logits: Tensor<1>| Distributions {
-        logits: logits.reshape([s, v]),
+    let of = |values: Tensor<1>| Distributions {
+        predictor: logits(values.reshape([s, v])),
         ids: Tensor::<1, Int>::zeros([s], &device),
         per_row: vec![s],
     };
@@ -105,7 +113,7 @@ fn the_divergences_of_trl() {
 fn a_batch_without_answers_adds_nothing() {
     let device = Device::flex();
     let empty = || Distributions {
-        logits: Tensor::zeros([0, 3], &device),
+        predictor: logits(Tensor::zeros([0, 3], &device)),
         ids: Tensor::<1, Int>::zeros([0], &device),
         per_row: vec![0],
     };

@@ -95,6 +95,10 @@ macro_rules! pair_component {
                 $crate::objectives::PairLoss::with_reference(self)
             }
 
+            fn mixes_examples(&self) -> bool {
+                $crate::objectives::PairLoss::mixes_pairs(self)
+            }
+
             fn loss(
                 &self,
                 inputs: $crate::objectives::Inputs<'_, $crate::objectives::TokenLogProbs>,

@@ -41,6 +41,11 @@ pub(crate) trait PairLoss {
         false
     }
 
+    /// Whether a pair's loss depends on the other pairs of its micro-batch.
+    fn mixes_pairs(&self) -> bool {
+        false
+    }
+
     /// The loss of each pair. # Shapes: `[pairs]`.
     fn per_pair(&self, terms: &Terms<'_>, state: &mut State) -> Tensor<1>;
 

@@ -194,6 +194,10 @@ impl Objective for PairObjective {
         self.built().iter().any(|(_, part)| part.with_reference())
     }
 
+    fn mixes_examples(&self) -> bool {
+        self.built().iter().any(|(_, part)| part.mixes_pairs())
+    }
+
     fn loss(&self, inputs: Inputs<'_, TokenLogProbs>, step: &StepTotals, state: &mut State) -> Loss {
         let parts = self.built();
         let parts: Vec<(f64, &dyn PairLoss)> = parts.iter().map(|(weight, part)| (*weight, part.as_ref())).collect();

@@ -3,6 +3,7 @@
 use super::host::entropy;
 use super::{Alone, Inputs, Loss, Metric, Objective, State, StepTotals, TokenLogProbs, Wants};
 use crate::example::Supervised;
+use crate::nn::Weights;
 use crate::settings::{Kind, SettingError};
 use burn::tensor::Tensor;
 
@@ -27,7 +28,7 @@ crate::component! {
         pub neftune_noise_alpha: f64 = 0.0 => Kind::number().at_least(0.0),
         /// Weighs every token by its own probability.
         pub dft: bool = false => Kind::bool(),
-        /// Logs how many tokens are the likeliest ones, and the entropy; costs a second pass over the logits.
+        /// Logs how many tokens are the likeliest ones, and the entropy.
         pub token_metrics: bool = false => Kind::bool(),
     }
     check = Sft::check_losses;
@@ -74,6 +75,10 @@ impl Objective for Sft {
             mean_logits: self.label_smoothing > 0.0,
             entropies: self.token_metrics,
             correct: self.token_metrics,
+            weights: match self.dft || self.z_loss > 0.0 {
+                true => Weights::Own,
+                false => Weights::Equal,
+            },
             embedding_noise: self.neftune_noise_alpha,
             ..Wants::default()
         }

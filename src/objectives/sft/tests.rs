@@ -120,11 +120,14 @@ fn the_losses_of_trl() {
 #[test]
 fn nothing_is_asked_for_that_is_not_used() {
     audit::<Sft>().unwrap();
-    assert_eq!(Sft::default().wants(), Wants::default());
+    assert_eq!(Sft::default().wants(), Wants { weights: Weights::Equal, ..Wants::default() });
     let smoothed = Sft { label_smoothing: 0.1, ..Sft::default() }.wants();
     assert!(smoothed.normalizers && smoothed.mean_logits && !smoothed.entropies && !smoothed.correct);
     let z_loss = Sft { z_loss: 1e-4, ..Sft::default() }.wants();
     assert!(z_loss.normalizers && !z_loss.mean_logits);
+    // A token's weight depends on what the model says of it.
+    let dft = Sft { dft: true, ..Sft::default() }.wants();
+    assert_eq!([smoothed, z_loss, dft].map(|wants| wants.weights), [Weights::Equal, Weights::Own, Weights::Own]);
     assert_eq!(Sft { neftune_noise_alpha: 5.0, ..Sft::default() }.wants().embedding_noise, 5.0);
     let error = Sft::given().set("dft", true).set("label_smoothing", 0.1).build().unwrap_err().to_string();
     assert!(error.contains("0.1") && error.contains("`dft`"), "{error}");

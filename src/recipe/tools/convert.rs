@@ -6,6 +6,7 @@ use super::super::save::{SENTENCEPIECE, save_model, save_original, suits_transfo
 use super::super::shape::Shape;
 use super::super::{RecipeError, fetch, zoo};
 use super::Tool;
+use crate::checkpoint::bridge::Hold;
 use crate::checkpoint::hub::Wanted;
 use crate::device::{DeviceRequest, choose};
 use crate::models::LanguageModel;
@@ -82,7 +83,7 @@ impl Tool for Convert {
                           both read as it is";
             return Err(RecipeError::Usage(advice.to_owned()).into());
         }
-        let loaded = opened.load(&projector, &|_| false, &device)?;
+        let loaded = opened.load(&projector, &|_| Hold::Frozen, &device)?;
         if self.to == Target::Transformers && !suits_transformers(&loaded) {
             return Err(RecipeError::Structure {
                 dir: loaded.folder.dir.clone(),

@@ -158,6 +158,10 @@ impl<O: Objective<Signal: Signal>, K: DataKind> Trainer<'_, O, K> {
                     .to_owned(),
             ));
         }
+        #[cfg(feature = "cpu")]
+        if crate::nn::is_flex(&self.device) {
+            crate::device::keep_freed_memory();
+        }
         let optim = Optim::of(self.settings);
         let Others { anchor, observer } = others;
         let Saved { model, anchor, mut optimizer, counters } = match resume {

@@ -4,9 +4,9 @@ use super::{Running, TrainError};
 use crate::data::{Batch, DataKind, LoadedBatch};
 use crate::objectives::{Metric, Objective, StepTotals};
 use crate::trainer::anchor::Anchor;
-use crate::trainer::in_backward::Moved;
 use crate::trainer::policy::{Policy, Signal};
 use crate::trainer::step::Stepping;
+use crate::trainer::stepper::{Moving, Stepped};
 use crate::vlm::Part;
 use serde_json::{Map, Value, json};
 use std::time::Instant;
@@ -64,24 +64,9 @@ impl<P: Policy, O: Objective<Signal: Signal>, K: DataKind> Running<'_, '_, P, O,
             recompute: settings.recompute(),
         };
         let factor = self.schedule.factor(self.counters.step);
-        let optimizer = &mut self.optimizer;
-        let state = &mut self.counters.objective;
-        let (model, loss, norm, metrics) = match batches {
-            [batch] if settings.optimizer_in_backward => {
-                let apply = |model, gradients| optimizer.step(model, gradients, settings, factor, 1.0);
-                let Moved { model, loss, norm, metrics } = stepping.in_backward(model, batch, totals, state, apply)?;
-                (model, loss, norm, metrics)
-            }
-            _ => {
-                let found = stepping.gradients(&model, batches, totals, state)?;
-                let clip = match settings.max_grad_norm {
-                    0.0 => 1.0,
-                    max => (max / (found.norm + 1e-6)).min(1.0),
-                };
-                let model = optimizer.step(model, found.gradients, settings, factor, clip);
-                (model, found.loss, found.norm, found.metrics)
-            }
-        };
+        let moving = Moving { settings, optimizer: &mut self.optimizer, factor };
+        let (model, found) = moving.update(&stepping, model, batches, totals, &mut self.counters.objective)?;
+        let Stepped { loss, norm, metrics } = found;
         self.note(metrics);
         let anchor = std::mem::replace(&mut self.others.anchor, Anchor::None);
         self.others.anchor = anchor.follow(&model, step);

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use firebrick::checkpoint::bridge::Hold;
 use firebrick::checkpoint::{DirWriter, Manifest, Pending, bridge, write_model};
 use firebrick::device::DeviceRequest;
 use firebrick::recipe::{Arguments, Finished, Opened};
@@ -159,7 +160,7 @@ fn macro_and_builders_train_to_the_same_model_which_loads_again() {
     let model = firebrick::models::Llama::default();
     let opened = Opened::new(&files.path("macro/final"), &model, &tower, &projector, &device).unwrap();
     assert_eq!(opened.model.tokens_per_image(), 4);
-    opened.load(&projector, &|_| false, &device).unwrap();
+    opened.load(&projector, &|_| Hold::Frozen, &device).unwrap();
 }
 
 #[test]

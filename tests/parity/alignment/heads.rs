@@ -4,6 +4,7 @@ use super::super::case::{Largest, assert_same_scores, device, fixtures, load, na
 use super::chain::{Compared, Text, file_name, ids, number, row, single, step};
 use super::scores::headed;
 use burn::module::Module;
+use firebrick::checkpoint::bridge::Hold;
 use firebrick::checkpoint::{Shards, read_json};
 use firebrick::data::{Batch, Example, PadSide, Padding, collate_examples};
 use firebrick::example::{Facts, Label};
@@ -168,7 +169,7 @@ fn a_saved_head_is_padded_with_a_token_that_ends_no_row() {
         std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
         let opened = ModelFolder::open(folder.path()).unwrap().with_head(of(2, SINGLE).head()).unwrap();
         let opened = Opened::of(opened, &Llama::default(), &vision, &projector, &device()).unwrap();
-        let loaded = opened.load(&projector, &|_| false, &device()).unwrap();
+        let loaded = opened.load(&projector, &|_| Hold::Frozen, &device()).unwrap();
         let out = folder.path().join("out");
         save_model(&out, &loaded, Shape::TRAINED).unwrap();
         let saved = |file: &str| -> Value { read_json(&out.join(file)).unwrap() };

@@ -7,6 +7,7 @@ use super::chain::{
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use firebrick::checkpoint::Shards;
+use firebrick::checkpoint::bridge::Hold;
 use firebrick::data::{Batch, Example};
 use firebrick::example::Facts;
 use firebrick::models::Llama;
@@ -25,7 +26,7 @@ pub fn headed<O: Objective>(objective: &O, weight: &[f32], bias: Option<&[f32]>,
     let (vision, projector) = (NoVision::default(), NoProjector::default());
     let folder = ModelFolder::open(&fixtures().join("llama_text/model")).unwrap().with_head(objective.head()).unwrap();
     let opened = Opened::of(folder, &Llama::default(), &vision, &projector, device).unwrap();
-    let mut model = opened.load(&projector, &|_| false, device).unwrap().model;
+    let mut model = opened.load(&projector, &|_| Hold::Frozen, device).unwrap().model;
     let width = weight.len() / objective.head().unwrap().outputs;
     let drawn = model.score.take().expect("the objective asks for a head");
     assert_eq!((drawn.weight.dims(), drawn.bias.is_some()), ([weight.len() / width, width], bias.is_some()));

@@ -42,3 +42,8 @@ pub fn empty_slots() -> Experiment<Llama, NoAdapter, NoVision, NoProjector, Sft,
         data: LlavaData,
     }
 }
+
+/// Several texts in one row.
+pub fn packed() -> Experiment<Llama, Lora, NoVision, NoProjector, Sft, ChatData> {
+    experiment! { model: Llama, adapter: Lora, data: ChatData, train: Train<packing: true> }
+}

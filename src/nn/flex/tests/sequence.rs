@@ -1,15 +1,24 @@
 //! Attention and the likelihood of tokens.
 
 use super::*;
-use std::sync::Arc;
+use crate::nn::Starts;
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+/// Which of a row's segments token `j` is in, counted from 1; 0 for left padding.
+fn segment_of(spec: &AttentionSpec, row: usize, j: usize) -> usize {
+    spec.starts.of(row).iter().filter(|&&start| start <= j).count()
+}
 
 /// The rotate-half form on `[b, h, s, k]`, with the position of each index per row of the batch.
 fn rotate(x: Tensor<4>, rope: &Tensor<2>, spec: &AttentionSpec) -> Tensor<4> {
     let [b, h, s, k] = x.dims();
     let positions: Vec<i32> = (0..b)
-        .flat_map(|row| {
-            let start = spec.starts.get(row).copied().unwrap_or(0);
-            (0..s).map(move |j| j.saturating_sub(start) as i32)
+        .flat_map(|row| (0..s).map(move |j| (row, j)))
+        .map(|(row, j)| match segment_of(spec, row, j) {
+            0 => 0,
+            segment => (j - spec.starts.of(row)[segment - 1]) as i32,
         })
         .collect();
     let device = x.device();
@@ -40,8 +49,8 @@ fn composed(qkv: &[Tensor<3>], rope: Option<&Tensor<2>>, spec: &AttentionSpec) -
     for (index, visible) in visible.iter_mut().enumerate() {
         let (row, i, j) = (index / (t * s), spec.past + index / s % t, index % s);
         let inside = spec.window.is_none_or(|window| (i as isize - j as isize) < window as isize);
-        let started = j >= spec.starts.get(row).copied().unwrap_or(0);
-        *visible = f32::from(u8::from(inside && started && (!spec.causal || j <= i)));
+        let together = segment_of(spec, row, i).max(1) == segment_of(spec, row, j);
+        *visible = f32::from(u8::from(inside && together && (!spec.causal || j <= i)));
     }
     let visible = Tensor::from_data(TensorData::new(visible, [b, 1, t, s]), &q.device());
     let scores = q.matmul(keys.swap_dims(2, 3)) * spec.scale;
@@ -52,7 +61,7 @@ fn composed(qkv: &[Tensor<3>], rope: Option<&Tensor<2>>, spec: &AttentionSpec) -
 
 fn spec(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionSpec {
     let scale = (head_dim as f32).powf(-0.5);
-    let starts = Arc::from(Vec::new());
+    let starts = Starts::default();
     AttentionSpec { heads, kv_heads, head_dim, causal: true, starts, past: 0, window: None, scale }
 }
 
@@ -84,11 +93,17 @@ fn causal_attention_matches_the_composed_form() {
 
 #[test]
 fn attention_obeys_padding_window_past_and_direction() {
-    let padded = AttentionSpec { starts: Arc::from([0, 3, 70, 99]), ..spec(4, 2, 6) };
+    let padded = AttentionSpec { starts: Starts::from([0, 3, 70, 99]), ..spec(4, 2, 6) };
     check_attention("left padding", 4, 99, &padded, true);
     check_attention("left padding, no rope", 4, 99, &padded, false);
     let window = AttentionSpec { window: Some(5), ..padded.clone() };
     check_attention("window and padding", 4, 99, &window, true);
+    let wide = AttentionSpec { starts: Starts::from([0, 3, 70, 129]), ..spec(4, 2, 20) };
+    check_attention("left padding, wide heads", 4, 130, &wide, true);
+    let wide = AttentionSpec { window: Some(45), causal: false, ..wide };
+    check_attention("window and padding, wide heads", 4, 130, &wide, false);
+    let past = AttentionSpec { past: 100, ..spec(2, 1, 32) };
+    check_attention("many queries after a cache", 2, 70, &past, false);
     let window = AttentionSpec { window: Some(70), ..spec(2, 1, 8) };
     check_attention("window over a block", 1, 150, &window, true);
     for past in [1, 40, 100] {
@@ -96,19 +111,84 @@ fn attention_obeys_padding_window_past_and_direction() {
         check_attention("one query after a cache", 2, 1, &past, false);
         check_attention("several queries after a cache", 2, 66, &past, false);
     }
-    let past = AttentionSpec { past: 90, window: Some(7), starts: Arc::from([4, 88]), ..spec(2, 2, 4) };
+    let past = AttentionSpec { past: 90, window: Some(7), starts: Starts::from([4, 88]), ..spec(2, 2, 4) };
     check_attention("cache, window and padding", 2, 3, &past, false);
     for t in [1, 17, 65] {
         let both = AttentionSpec { causal: false, ..spec(3, 3, 10) };
         check_attention("not causal", 2, t, &both, false);
-        let padded = AttentionSpec { starts: Arc::from([0, 1]), ..both };
+        let padded = AttentionSpec { starts: Starts::from([0, 1]), ..both };
         check_attention("not causal, padded", 2, t, &padded, true);
     }
 }
 
 #[test]
+fn rows_of_several_segments_match_a_mask() {
+    let rows = [vec![0, 5, 6, 70, 140], vec![], vec![3, 64, 128], vec![0, 149]];
+    let packed = AttentionSpec { starts: Starts::of_rows(rows), ..spec(4, 2, 6) };
+    check_attention("packed", 4, 150, &packed, true);
+    check_attention("packed, no rope", 4, 150, &packed, false);
+    let window = AttentionSpec { window: Some(7), ..packed.clone() };
+    check_attention("packed, window", 4, 150, &window, true);
+    let both = AttentionSpec { causal: false, ..packed };
+    check_attention("packed, not causal", 4, 150, &both, true);
+    let past = AttentionSpec { past: 20, starts: Starts::of_rows([vec![0, 33], vec![2, 60]]), ..spec(2, 1, 4) };
+    check_attention("keys in front, padding behind", 2, 45, &past, false);
+}
+
+#[test]
+fn any_row_matches_a_mask() {
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    for case in 0..40 {
+        let (b, t) = (rng.random_range(1..4), rng.random_range(1..200));
+        let kv_heads = rng.random_range(1..4);
+        let heads = kv_heads * rng.random_range(1..4);
+        let mut row = || {
+            let mut starts: Vec<usize> = (0..rng.random_range(1..8)).map(|_| rng.random_range(0..t)).collect();
+            starts.sort_unstable();
+            starts.dedup();
+            starts
+        };
+        let starts = Starts::of_rows((0..b).map(|_| row()).collect::<Vec<_>>());
+        let window = rng.random_bool(0.5).then(|| rng.random_range(1..t + 2));
+        let causal = rng.random_bool(0.7);
+        let head_dim = 2 * rng.random_range(1..9);
+        let spec = AttentionSpec { starts, window, causal, ..spec(heads, kv_heads, head_dim) };
+        check_attention(&format!("case {case}, t {t}, {spec:?}"), b, t, &spec, rng.random_bool(0.5));
+    }
+}
+
+#[test]
+fn a_segment_has_the_same_bits_alone_and_among_others() {
+    let (lengths, head_dim) = ([3, 90, 64, 1, 37], 8);
+    let (t, own) = (lengths.iter().sum::<usize>(), spec(4, 2, head_dim));
+    let qkv = [values([1, t, 32], 1), values([1, t, 16], 2), values([1, t, 16], 3)];
+    let rope = values([t, head_dim], 4);
+    let mut starts = vec![0];
+    lengths[..4].iter().for_each(|n| starts.push(starts[starts.len() - 1] + n));
+    let packed = AttentionSpec { starts: Starts::of_rows([starts.clone()]), ..own.clone() };
+    let run = |qkv: &[Tensor<3>], spec: &AttentionSpec| {
+        let inputs: Vec<_> = qkv.iter().map(tracked).collect();
+        let [q, k, v] = [0, 1, 2].map(|i| inputs[i].clone());
+        let y = attention(q, k, v, Some(rope.clone()), spec.clone());
+        let gradients = y.clone().powi_scalar(2).sum().backward();
+        let gradients = inputs.iter().map(|x| vec(x.grad(&gradients).unwrap())).collect::<Vec<_>>();
+        (vec(y.inner()), gradients)
+    };
+    let (value, gradients) = run(&qkv, &packed);
+    for (&start, n) in starts.iter().zip(lengths) {
+        let alone = qkv.clone().map(|x| x.narrow(1, start, n));
+        let (own_value, own_gradients) = run(&alone, &own);
+        let part = |all: &[f32], width: usize| all[start * width..(start + n) * width].to_vec();
+        assert!(part(&value, 32) == own_value, "the segment at {start}");
+        for (i, width) in [32, 16, 16].into_iter().enumerate() {
+            assert!(part(&gradients[i], width) == own_gradients[i], "gradient {i} of the segment at {start}");
+        }
+    }
+}
+
+#[test]
 fn a_query_without_keys_gives_zeros_and_takes_no_gradient() {
-    let spec = AttentionSpec { starts: Arc::from([3]), ..spec(1, 1, 4) };
+    let spec = AttentionSpec { starts: Starts::from([3]), ..spec(1, 1, 4) };
     let [q, k, v] = [1, 2, 3].map(|seed| tracked(&values([1, 5, 4], seed)));
     let y = attention(q.clone(), k.clone(), v.clone(), None, spec);
     assert_eq!(vec(y.clone().inner())[..12], [0.0; 12]);
@@ -188,7 +268,7 @@ fn token_stats_match_the_composed_form() {
     let (n, d, v) = (70, 20, 333);
     let (hidden, head, targets) = (values([n, d], 1), values([v, d], 2), targets(n, v, &device()));
     let on_autodiff = Tensor::from_data(targets.to_data(), &device().autodiff());
-    let stats = token_stats(tracked(&hidden), head.clone(), on_autodiff);
+    let stats = crate::nn::token_stats(tracked(&hidden), head.clone(), on_autodiff);
     let argmax = hidden.clone().matmul(head.clone().transpose()).argmax(1).reshape([n]);
     assert!(stats.argmax.equal(argmax).all().into_scalar::<bool>());
     let expected = vec(composed_nll(hidden, head, targets).neg());

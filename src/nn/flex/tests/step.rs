@@ -1,8 +1,7 @@
 //! The optimizer's step, determinism, and gradients against finite differences.
 
 use super::*;
-use crate::nn::{AdamWStep, AdamWTensors};
-use std::sync::Arc;
+use crate::nn::{AdamWStep, AdamWTensors, Starts};
 
 #[test]
 fn adamw_matches_the_formula_over_several_steps_and_works_in_place() {
@@ -98,7 +97,7 @@ fn everything() -> Vec<u32> {
         kv_heads: 2,
         head_dim: 10,
         causal: true,
-        starts: Arc::from([0, 11]),
+        starts: Starts::of_rows([vec![0, 70, 75], vec![11]]),
         past: 0,
         window: None,
         scale: 0.3,
@@ -107,6 +106,13 @@ fn everything() -> Vec<u32> {
     let rope = values([150, 10], 8);
     keep(value_and_gradients(&qkv, |x| {
         attention(x[0].clone(), x[1].clone(), x[2].clone(), Some(rope.clone()), spec.clone())
+    }));
+    let spec = AttentionSpec { head_dim: 20, window: Some(90), ..spec };
+    let qkv = [values([2, 150, 80], 5), values([2, 150, 40], 6), values([2, 150, 40], 7)];
+    keep(value_and_gradients(&qkv, |x| attention(x[0].clone(), x[1].clone(), x[2].clone(), None, spec.clone())));
+    keep(value_and_gradients(&matrices[..1], |x| {
+        let ids: Vec<i32> = (0..700).map(|i| i * i % 520).collect();
+        rows(x[0].clone(), Tensor::<1, Int>::from_data(TensorData::new(ids, [700]), &x[0].device()))
     }));
     bits.extend(sum_of_squares(&values([100_003], 9)).to_bits().to_le_bytes().map(u32::from));
     bits
@@ -144,7 +150,7 @@ fn gradients_match_finite_differences() {
         kv_heads: 1,
         head_dim: 4,
         causal: true,
-        starts: Arc::from([2]),
+        starts: Starts::from([2]),
         past: 0,
         window: Some(6),
         scale: 0.5,

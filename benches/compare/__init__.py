@@ -1,0 +1,1 @@
+"""What `compare.py` and `cuda.py` are made of; see README.md beside this folder."""
