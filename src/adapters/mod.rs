@@ -253,6 +253,29 @@ pub enum AdapterError {
         /// Columns of its weight.
         inputs: usize,
     },
+    /// A whole model that would have to be saved, of which layers are quantized.
+    #[error(
+        "{layer} is held in {format}, and what is trained asks for a whole model to be saved, which would need whole weights: \
+         train the adapter alone, on a model that one folder holds, or take unquantized weights (`--dequantize` of `merge` and \
+         `convert` makes them)"
+    )]
+    QuantizedBase {
+        /// A layer.
+        layer: String,
+        /// Its weight's format.
+        format: crate::nn::QuantFormat,
+    },
+    /// Singular values of a weight that is no longer whole.
+    #[error(
+        "{layer}: adapter.init_lora_weights = pissa takes what is largest out of the base's weight, but that is quantized \
+         ({format}) and cannot be changed; take default or gaussian, or an unquantized base"
+    )]
+    Quantized {
+        /// The layer.
+        layer: String,
+        /// Its weight's format.
+        format: crate::nn::QuantFormat,
+    },
     /// A kind of model that PEFT has no default targets for.
     #[error(
         "adapter.target_modules is left open, but there is no default for a model of type {model_type}; name the layers"

@@ -7,6 +7,7 @@
 //!   [`Rename`] rules, and reports *all* missing, unexpected and misshapen tensors at once.
 //! - [`HostTensor`] is a tensor in host memory; [`write_safetensors`] and [`write_model`] stream
 //!   tensors into files.
+//! - [`bnb`] reads weights that bitsandbytes quantized.
 //! - [`JsonFile`] and [`Fields`] read `config.json` with errors that name the file and the field.
 //! - [`DirWriter`] and [`write_file`] make writing crash-safe; every write, fsync and rename is a
 //!   [fault point](fault).
@@ -17,6 +18,7 @@
 //! lives in that model's folder.
 
 mod atomic;
+pub mod bnb;
 pub mod bridge;
 mod config_json;
 mod durable;

@@ -4,6 +4,7 @@
 use super::cast_to;
 use super::linear::{AdapterSlot, Linear, LinearAdapter, PlainMap, linear};
 use super::params::{self, normal};
+use super::weight::Weight;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor};
 use std::sync::Arc;
@@ -160,9 +161,9 @@ pub struct PutRows {
 impl PutRows {
     /// Trains these rows of `linear` alone, from their present values.
     pub fn on(linear: &Linear, ids: &[u32]) -> AdapterSlot {
-        let (device, weight, indices) = (linear.weight.lazy_device(), linear.weight.clone(), ids.to_vec());
-        let rows = params::derived([ids.len(), linear.shape()[1]], &device, move |_| {
-            let weight = weight.val().inner();
+        let (weight, indices) = (linear.weight.clone(), ids.to_vec());
+        let rows = params::derived([ids.len(), linear.shape()[1]], &weight.device(), move |_| {
+            let weight = weight.dense().inner();
             let device = weight.device();
             weight.select(0, self::indices(&indices, &device)).cast(FloatDType::F32)
         });
@@ -180,14 +181,9 @@ impl LinearAdapter for PutRows {
         &[TRAINED_ROWS_KEY]
     }
 
-    fn forward(
-        &self,
-        x_ni: Tensor<2>,
-        weight_oi: Tensor<2>,
-        bias_o: Option<Tensor<1>>,
-        params: &[Tensor<2>],
-    ) -> Tensor<2> {
-        linear(x_ni, self.weight(weight_oi, params[0].clone()), bias_o)
+    fn forward(&self, x_ni: Tensor<2>, weight: &Weight, bias_o: Option<Tensor<1>>, params: &[Tensor<2>]) -> Tensor<2> {
+        let weight_oi = self.weight(weight.beside(&x_ni), params[0].clone());
+        linear(x_ni, weight_oi, bias_o)
     }
 
     fn merged(&self, plain: PlainMap, params: &[Tensor<2>]) -> Option<PlainMap> {

@@ -3,6 +3,7 @@
 // n rows, i in_features, o out_features
 use super::norm::cast_to;
 use super::params::{constant, uniform};
+use super::weight::Weight;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor};
 use std::fmt::Debug;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 #[derive(Module, Debug)]
 pub struct Linear {
     /// Weight in PyTorch's layout, `[out, in]`.
-    pub weight: Param<Tensor<2>>,
+    pub weight: Weight,
     /// Bias, `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
     /// What a tuner has put beside the weight.
@@ -64,14 +65,9 @@ pub trait LinearAdapter: Debug + Send + Sync {
     /// The adapted map. Whatever acts in training only (dropout) acts where `params` are tracked for a gradient.
     ///
     /// # Shapes
-    /// `x_ni` to `[n, o]`; `params` are the trainable matrices in the order of [`LinearAdapter::names`], then the fixed ones.
-    fn forward(
-        &self,
-        x_ni: Tensor<2>,
-        weight_oi: Tensor<2>,
-        bias_o: Option<Tensor<1>>,
-        params: &[Tensor<2>],
-    ) -> Tensor<2>;
+    /// `x_ni` to `[n, o]`, with `weight` `[o, i]`, which is multiplied with by its own [`Weight::linear`]: it may be quantized;
+    /// `params` are the trainable matrices in the order of [`LinearAdapter::names`], then the fixed ones.
+    fn forward(&self, x_ni: Tensor<2>, weight: &Weight, bias_o: Option<Tensor<1>>, params: &[Tensor<2>]) -> Tensor<2>;
 
     /// The plain map that does what the adapted layer does, for merging at export; `None` where there is none.
     fn merged(&self, plain: PlainMap, params: &[Tensor<2>]) -> Option<PlainMap>;
@@ -110,7 +106,7 @@ impl Linear {
     pub fn new(inputs: usize, outputs: usize, bias: bool, device: &Device) -> Self {
         let bound = 1.0 / (inputs.max(1) as f64).sqrt();
         Self {
-            weight: uniform([outputs, inputs], bound, device),
+            weight: Weight::Dense(uniform([outputs, inputs], bound, device)),
             bias: bias.then(|| constant([outputs], 0.0, device)),
             adapter: None,
         }
@@ -118,7 +114,7 @@ impl Linear {
 
     /// `[out, in]`.
     pub fn shape(&self) -> [usize; 2] {
-        self.weight.lazy_shape().dims()
+        self.weight.shape()
     }
 
     /// # Shapes
@@ -135,31 +131,31 @@ impl Linear {
 
     fn rows(&self, x_ni: Tensor<2>) -> Tensor<2> {
         let dtype = x_ni.dtype();
-        let weight = cast_to(self.weight.val(), dtype);
         let bias = self.bias.as_ref().map(|b| cast_to(b.val(), dtype));
         match &self.adapter {
-            None => linear(x_ni, weight, bias),
-            Some(slot) => slot.rule.forward(x_ni, weight, bias, &slot.matrices()),
+            None => self.weight.linear(x_ni, bias),
+            Some(slot) => slot.rule.forward(x_ni, &self.weight, bias, &slot.matrices()),
         }
     }
 
     /// The map as a plain one, the adapter's part in it and differentiable; `None` where an adapter has none.
     pub fn plain(&self) -> Option<PlainMap> {
-        let plain = PlainMap { weight_oi: self.weight.val(), bias_o: self.bias.as_ref().map(|bias| bias.val()) };
+        let plain = PlainMap { weight_oi: self.weight.dense(), bias_o: self.bias.as_ref().map(|bias| bias.val()) };
         match &self.adapter {
             None => Some(plain),
             Some(slot) => slot.rule.merged(plain, &slot.matrices()),
         }
     }
 
-    /// Writes the adapter into the weight and the bias, and takes it off; `false` where it has no plain map.
+    /// Writes the adapter into the weight and the bias, and takes it off; `false` where it has no plain map. A quantized weight
+    /// becomes a whole one first.
     pub fn merge(&mut self) -> bool {
         let Some(slot) = self.adapter.take() else { return true };
         let matrices: Vec<_> = slot.matrices().into_iter().map(Tensor::inner).collect();
         let bias_o = self.bias.as_ref().map(|bias| bias.val().inner());
-        let plain = PlainMap { weight_oi: self.weight.val().inner(), bias_o };
+        let plain = PlainMap { weight_oi: self.weight.dense().inner(), bias_o };
         let Some(merged) = slot.rule.merged(plain, &matrices) else { return false };
-        self.weight = Param::initialized(ParamId::new(), merged.weight_oi);
+        self.weight = Weight::Dense(Param::initialized(ParamId::new(), merged.weight_oi));
         self.bias = merged.bias_o.map(|bias| Param::initialized(ParamId::new(), bias));
         true
     }

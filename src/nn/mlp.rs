@@ -2,6 +2,8 @@
 
 // b batch, t tokens, d model width
 use super::{Activation, Linear};
+#[cfg(feature = "cpu")]
+use burn::module::Param;
 use burn::tensor::Tensor;
 
 /// `down(activation(gate(x)) · up(x))`.
@@ -15,12 +17,18 @@ pub fn gated_mlp(x_btd: Tensor<3>, gate: &Linear, up: &Linear, down: &Linear, ac
     #[cfg(feature = "cpu")]
     if activation == Activation::Silu
         && super::fused(&x_btd)
-        && [gate, up, down].iter().all(|linear| linear.adapter.is_none() && linear.bias.is_none())
+        && let [Some(gate), Some(up), Some(down)] = [gate, up, down].map(plain)
     {
-        let [gate, up, down] = [gate, up, down].map(|linear| super::cast_to(linear.weight.val(), x_btd.dtype()));
+        let [gate, up, down] = [gate, up, down].map(|weight| super::cast_to(weight.val(), x_btd.dtype()));
         return super::flex::swiglu_mlp(x_btd, super::flex::SwigluWeights { gate, up, down });
     }
     down.forward(activation.gated(gate.forward(x_btd.clone()), up.forward(x_btd)))
+}
+
+/// The weight of a projection that is nothing else: no adapter, no bias, and not quantized.
+#[cfg(feature = "cpu")]
+fn plain(linear: &Linear) -> Option<&Param<Tensor<2>>> {
+    linear.weight.param().filter(|_| linear.adapter.is_none() && linear.bias.is_none())
 }
 
 #[cfg(all(test, feature = "cpu"))]
@@ -37,7 +45,7 @@ mod tests {
         let values = |y: Tensor<3>| {
             let gradients = y.clone().square().sum().backward();
             let dx = x.grad(&gradients).unwrap().into_data().try_to_vec::<f32>().unwrap();
-            let dw = down.weight.val().grad(&gradients).unwrap().into_data().try_to_vec::<f32>().unwrap();
+            let dw = down.weight.dense().grad(&gradients).unwrap().into_data().try_to_vec::<f32>().unwrap();
             [y.inner().into_data().try_to_vec::<f32>().unwrap(), dx, dw].concat()
         };
         let fused = values(gated_mlp(x.clone(), &gate, &up, &down, Activation::Silu));

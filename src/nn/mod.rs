@@ -21,10 +21,12 @@ mod loss;
 mod mlp;
 mod norm;
 pub mod params;
+mod quant;
 pub mod recompute;
 mod rope;
 mod starts;
 mod virtual_tokens;
+mod weight;
 
 pub use activation::{Activation, UnknownActivation};
 pub(crate) use adamw::row_squares;
@@ -42,9 +44,11 @@ pub use loss::{
 pub use mlp::gated_mlp;
 pub use norm::{LayerNorm, RmsNorm};
 pub(crate) use norm::{cast_to, to_f32};
+pub use quant::{Blocks, CodeBytes, Levels, NESTED_BLOCK, QuantError, QuantFormat, Quantized, Scales};
 pub use rope::{Rope, RopeConfig, RopeScaling};
 pub use starts::Starts;
 pub use virtual_tokens::{PlainTable, PromptEncoder, PromptRule, VirtualPlace, VirtualTokens, put_in_front};
+pub use weight::{LowRank, Weight};
 
 use burn::tensor::{Device, Tensor};
 use std::sync::Arc;

@@ -4,6 +4,7 @@ pub mod identity;
 pub mod linear;
 pub mod mlp;
 
+use crate::nn;
 use crate::settings::Component;
 use crate::vision::{FeatureKind, NoFeatures};
 use burn::module::{Module, ModuleDisplay};
@@ -59,6 +60,10 @@ pub trait ProjectorModel: Module + ModuleDisplay + Sync {
     /// # Shapes
     /// `[n, tokens, from]` to `[n, tokens', to]`.
     fn forward(&self, features_ntd: Tensor<3>) -> Tensor<3>;
+
+    /// Every linear layer, with its path inside the projector: what can be held in fewer bits while it is frozen. None, where
+    /// nothing else is said.
+    fn visit_linears(&mut self, _visit: &mut dyn FnMut(&str, &mut nn::Linear)) {}
 
     /// How many tokens an image has after projection, given how many the encoder yields.
     fn tokens(&self, encoder_tokens: usize) -> usize {

@@ -4,6 +4,7 @@
 use super::experiment::Parts;
 use super::memory::Batching;
 use super::opened::has_vision;
+use super::quantize::Quantize;
 use super::slots::packing_refusal;
 use super::{Arguments, ImageSettings, RecipeError, adapter_file, making};
 use crate::adapters::{Adapter, NoAdapter};
@@ -32,6 +33,7 @@ pub(super) struct Configured<M, A, V, P, O, D, R> {
     pub reading: Reading,
     pub image: ImageSettings,
     pub tokens: SpecialTokens,
+    pub quantize: Quantize,
     pub reference: R,
     pub train: Train,
 }
@@ -61,6 +63,7 @@ where
             Section::of::<D>("data"),
             Section::of::<ImageSettings>("image"),
             Section::of::<SpecialTokens>("tokens"),
+            Section::of::<Quantize>("quantize"),
             Section::of::<R>("reference"),
             Section::of::<Train>("train"),
         ])
@@ -86,6 +89,7 @@ where
             objective: resolved.section("objective")?,
             image: resolved.section("image")?,
             tokens: resolved.section("tokens")?,
+            quantize: resolved.section("quantize")?,
             reference: resolved.section("reference")?,
             train: resolved.section("train")?,
             reading: data.reading(),
@@ -120,11 +124,24 @@ where
                 O::NAME
             )));
         }
+        configured.check_quantized()?;
         if let Some(reason) = packing_refusal::<A, V, O>().filter(|_| configured.train.packing) {
             return Err(RecipeError::Usage(format!("train.packing is true: {reason}")));
         }
         configured.check_reference(arguments)?;
         Ok(configured)
+    }
+
+    /// Quantized weights are frozen.
+    fn check_quantized(&self) -> Result<(), RecipeError> {
+        let Some(format) = self.quantize.format() else { return Ok(()) };
+        match self.train.language_model {
+            Some(true) => Err(RecipeError::Usage(format!(
+                "quantize.weights holds frozen weights in {format}, but the language model is trained; add an adapter (and set \
+                 train.language_model=false), or leave it out"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Cuts the steps as `--auto-batch` chose.

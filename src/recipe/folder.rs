@@ -3,6 +3,7 @@
 use super::opened::has_vision;
 use super::parts::{PROJECTOR_FILES, local_tower, tower_folder};
 use super::{RecipeError, fetch, head};
+use crate::checkpoint::bnb::QuantizedFolder;
 use crate::checkpoint::hub::Wanted;
 use crate::checkpoint::{CheckpointError, JsonFile};
 use crate::data::SpecialTokens;
@@ -184,6 +185,17 @@ impl ModelFolder {
     /// Whether the folder holds the head's weights.
     pub(super) fn holds_head(&self) -> bool {
         self.own_head.is_some() && !self.head_in_adapter
+    }
+
+    /// What its configuration says of quantized weights.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Field`] where they are of a kind that cannot be read.
+    pub fn quantized(&self) -> Result<Option<QuantizedFolder>, CheckpointError> {
+        match QuantizedFolder::read(&self.config.fields()?)? {
+            None => QuantizedFolder::read(&self.text_config().fields()?),
+            found => Ok(found),
+        }
     }
 
     /// Whether the model was put together from several folders, so that none of them alone is its base.

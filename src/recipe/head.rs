@@ -2,7 +2,7 @@
 
 use super::RecipeError;
 use crate::checkpoint::{CheckpointError, Shards, read_json};
-use crate::nn::{Linear, params};
+use crate::nn::{Linear, Weight, params};
 use crate::objectives::{Head, Level};
 use crate::text::Tokenizer;
 use burn::tensor::Device;
@@ -90,7 +90,7 @@ fn level(level: Level) -> &'static str {
 pub(super) fn fresh(head: Head, width: usize, config: &Value, device: &Device) -> Linear {
     let std = config["initializer_range"].as_f64().unwrap_or(0.02);
     let mut score = Linear::new(width, head.outputs, head.bias, device);
-    score.weight = params::normal([head.outputs, width], std, device);
+    score.weight = Weight::Dense(params::normal([head.outputs, width], std, device));
     score
 }
 

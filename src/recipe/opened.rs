@@ -2,7 +2,9 @@
 
 use super::folder::ModelFolder;
 use super::parts::{load_projector, load_tower};
-use super::{RecipeError, head, start_end};
+use super::quantize::QuantPlan;
+use super::{RecipeError, head, quantize, start_end};
+use crate::checkpoint::bnb::QuantizedFile;
 use crate::checkpoint::bridge::{self, Hold};
 use crate::checkpoint::{CheckpointError, Fields, Rename, Shards};
 use crate::image::ImageProcessor;
@@ -44,6 +46,8 @@ pub struct Opened<M: LanguageModel, V: VisionEncoder, P: Projector> {
     altered: bool,
     /// Rows the token table must have after loading.
     vocab_rows: usize,
+    /// Which weights are held in fewer bits.
+    pub(super) quant: QuantPlan,
 }
 
 /// Whether the slot `vision` is filled.
@@ -127,14 +131,16 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
             });
         }
         let vocab_rows = folder.tokens.table_rows(&tokenizer, rows);
+        let model = Vlm {
+            vision_tower: tower,
+            multi_modal_projector: projector_model,
+            language_model,
+            score,
+            virtual_tokens: None,
+        };
         Ok(Self {
-            model: Vlm {
-                vision_tower: tower,
-                multi_modal_projector: projector_model,
-                language_model,
-                score,
-                virtual_tokens: None,
-            },
+            quant: QuantPlan::of_folder::<M, V, P>(folder.quantized()?, &model),
+            model,
             tokenizer,
             processor,
             image_token,
@@ -156,7 +162,18 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
         hold: &dyn Fn(&str) -> Hold,
         device: &Device,
     ) -> Result<Loaded<M, V, P>, RecipeError> {
-        let Self { folder, model, tokenizer, processor, image_token, new_tokens, added, altered, vocab_rows } = self;
+        let Self {
+            folder,
+            mut model,
+            tokenizer,
+            processor,
+            image_token,
+            new_tokens,
+            added,
+            altered,
+            vocab_rows,
+            quant,
+        } = self;
         let shards = Shards::open(&folder.dir)?;
         let layout = folder.layout;
         let single = is_single_layer(folder.config.value());
@@ -198,12 +215,20 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
         if folder.projector.is_some() {
             ignore.extend(["multi_modal_projector.*", "model.mm_projector.*"]);
         }
-        let key = |name: &str| match Part::of(name) {
+        let key_of = |model: &VlmOf<M, V, P>, name: &str| match Part::of(name) {
             Part::VisionTower if !tower_inside => None,
             _ if name.starts_with(SCORE) && !folder.holds_head() => None,
             Part::Projector if layout == Layout::Plain || folder.projector.is_some() => None,
             _ => model.file_key(name, layout),
         };
+        let taken = {
+            let shape = model.clone();
+            let key = |name: &str| key_of(&shape, name);
+            let file = QuantizedFile::new(&shards, Rename(&pairs));
+            quantize::take::<M, V, P>(&mut model, &file, &quant, &key, hold, device)?
+        };
+        ignore.extend(taken.tensors.iter().map(String::as_str));
+        let key = |name: &str| key_of(&model, name).filter(|_| !taken.parameters.contains(name));
         let names = bridge::FileNames { key: &key, rename: Rename(&pairs), ignore: &ignore };
         let mut loaded = bridge::load(model.clone(), &shards, &names, hold, device)?;
         if let (Some((dir, _)), false) = (&folder.tower, tower_inside) {
@@ -212,6 +237,7 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
         if let Some(path) = &folder.projector {
             loaded = load_projector(loaded, path, hold, device)?;
         }
+        quantize::take_rest::<M, V, P>(&mut loaded, &quant, device);
         let known = loaded.language_model.vocab_size();
         loaded.language_model = loaded.language_model.grow_vocabulary(known.max(vocab_rows));
         start_new_rows(&mut loaded.language_model, &added.new, known);
@@ -268,10 +294,12 @@ fn start_new_rows<L: CausalLm>(model: &mut L, tokens: &[NewToken], known: usize)
         let mean = table.rows(from).mean_dim(0);
         table.set_rows(&[token.id], mean);
         if let Some(head) = model.head_mut() {
-            let mut rows = Embedding { weight: head.weight.clone(), adapter: None, activations: None };
-            let mean = rows.rows(from).mean_dim(0);
-            rows.set_rows(&[token.id], mean);
-            head.weight = rows.weight;
+            head.weight = head.weight.clone().map_param(|weight| {
+                let mut rows = Embedding { weight, adapter: None, activations: None };
+                let mean = rows.rows(from).mean_dim(0);
+                rows.set_rows(&[token.id], mean);
+                rows.weight
+            });
         }
     }
 }

@@ -239,6 +239,8 @@ where
             folder.wanted = Wanted::ModelWithoutWeights;
         }
         let mut opened = Opened::of(folder, &settings.model, &settings.vision, &settings.projector, &device)?;
+        let saved_whole = settings.adapter.modules_to_save().unwrap_or_default();
+        opened.quantize(&settings.quantize, &|name| trainable(name, &settings.train, saved_whole))?;
         if let Some(processor) = &mut opened.processor {
             // An adapter was trained on images as its own settings make them; the user's words go before.
             let own = self.arguments.adapter.as_ref().filter(|dir| dir.join("preprocessor_config.json").is_file());
@@ -316,6 +318,9 @@ where
         for part in [json!(settings.vision), json!(settings.projector), json!(settings.tokens), json!(settings.image)] {
             images.update(part.to_string());
         }
+        if settings.quantize.format().is_some() {
+            images.update(json!(settings.quantize).to_string());
+        }
         images.update(checked.images_hash().to_le_bytes());
         let images = images.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         [data.fingerprint(), checked.encoding(), images]
@@ -377,6 +382,7 @@ where
             parameters: &self.parameters(opened)?,
             hints: self.hints(opened),
             others: self.others(),
+            quant: &opened.quant,
             base: memory::resident(),
         })
     }

@@ -7,7 +7,7 @@ use super::prepare::{Fingerprints, Preparation, Prepared, TEACHER, trainable};
 use super::reference::{Making, store};
 use super::run_folder::RunFolder;
 use super::save::{Saved, check_savable, save_final};
-use super::{Arguments, RecipeError, adapter_file, fetch, report};
+use super::{Arguments, RecipeError, adapter_file, fetch, preflight, report};
 use crate::adapters::{Adapter, Start};
 use crate::checkpoint::bridge::Hold;
 use crate::data::DataKind;
@@ -509,7 +509,13 @@ fn print_trained<M: LanguageModel, V: VisionEncoder, P: Projector>(
             }
         }
     }
-    let total: usize = all.iter().map(|p| p.len()).sum();
+    let quantized = loaded.model.quantized_weights();
+    let frozen: usize = quantized.iter().map(|(info, _)| info.len()).sum();
+    let total: usize = all.iter().map(|p| p.len()).sum::<usize>() + frozen;
+    if let Some((_, first)) = quantized.first() {
+        let held = preflight::bytes(quantized.iter().map(|(_, weight)| weight.bytes_held()).sum());
+        say!("quantized: {frozen} of {total} parameters, {}, in {held}", first.format());
+    }
     let parts = if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") };
     say!("parameters: {total}; trained: {parts}");
 }

@@ -84,6 +84,9 @@ pub fn check_savable<M: LanguageModel, V: VisionEncoder, P: Projector>(
     if loaded.model.virtual_tokens.is_some() {
         return Err(AdapterError::VirtualTokens);
     }
+    if let Some((info, weight)) = loaded.model.quantized_weights().first() {
+        return Err(AdapterError::QuantizedBase { layer: info.name.clone(), format: weight.format() });
+    }
     let mut model = loaded.model.clone();
     let mut checked = Ok(());
     let mut first = true;
@@ -112,6 +115,10 @@ pub fn save_model<M: LanguageModel, V: VisionEncoder, P: Projector>(
     let (shard_bytes, dtype) = shape.like(&loaded.folder.dir)?;
     let mut model = loaded.model.clone();
     merge(&mut model)?;
+    // Layers without an adapter are still as they were loaded.
+    if let Some((info, weight)) = model.quantized_weights().first() {
+        return Err(AdapterError::QuantizedBase { layer: info.name.clone(), format: weight.format() }.into());
+    }
     let vision = loaded.processor.is_some();
     let layout = if vision { Layout::Composed } else { Layout::Plain };
     let wanted = |name: &str| vision || Part::of(name) == Part::LanguageModel;
@@ -177,6 +184,12 @@ fn pending<'a>(key: String, tensor: HostTensor, dtype: WeightType) -> Result<Pen
 
 /// Both names of the element type: transformers 4 reads `torch_dtype`, 5 `dtype`.
 fn typed(mut config: Value, dtype: WeightType) -> Value {
+    for part in ["", "/text_config"] {
+        if let Some(fields) = config.pointer_mut(part).and_then(Value::as_object_mut) {
+            // What is written is whole.
+            fields.remove("quantization_config");
+        }
+    }
     for key in ["dtype", "torch_dtype"] {
         config[key] = dtype.name().into();
         // transformers 4 builds each part in its own.

@@ -1,5 +1,7 @@
 //! How weights are written: element type and size of the files.
 
+use super::RecipeError;
+use super::folder::ModelFolder;
 use crate::checkpoint::{CheckpointError, Dtype, Shards};
 use std::path::Path;
 
@@ -12,6 +14,9 @@ pub struct Shape {
     /// Element type; left out, that of the checkpoint's own weights
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<WeightType>,
+    /// Turn the 4- or 8-bit weights of a quantized checkpoint into whole ones, which alone can be written
+    #[arg(long)]
+    pub dequantize: bool,
 }
 
 /// Element types of weights in files.
@@ -27,7 +32,23 @@ pub enum WeightType {
 
 impl Shape {
     /// As training leaves a model: in f32, files of at most 50 GB as Hugging Face's default has it since transformers 5.
-    pub const TRAINED: Self = Self { max_shard_size: 50_000_000_000, dtype: Some(WeightType::Float32) };
+    pub const TRAINED: Self =
+        Self { max_shard_size: 50_000_000_000, dtype: Some(WeightType::Float32), dequantize: false };
+
+    /// Refuses a quantized folder without `--dequantize`, and that without one.
+    pub(super) fn check(&self, folder: &ModelFolder) -> Result<(), RecipeError> {
+        match (folder.quantized()?.is_some(), self.dequantize) {
+            (true, false) => Err(RecipeError::Usage(format!(
+                "{} holds quantized weights, which are not written: add --dequantize for a whole checkpoint",
+                folder.dir.display()
+            ))),
+            (false, true) => Err(RecipeError::Usage(format!(
+                "--dequantize would do nothing: the weights of {} are whole; leave it out",
+                folder.dir.display()
+            ))),
+            _ => Ok(()),
+        }
+    }
 
     /// With the element type of a folder's weights where none is asked for.
     pub(super) fn like(self, folder: &Path) -> Result<(u64, WeightType), CheckpointError> {

@@ -5,6 +5,7 @@ use super::memory::{Batch, Batching, Hints, Known, MemoryPlan, OtherModels, avai
 use super::opened::{Opened, VlmOf, has_vision};
 use super::preflight::bytes;
 use super::prepare::{Preparation, trainable};
+use super::quantize::QuantPlan;
 use super::{RecipeError, adapter_file};
 use crate::adapters::{Adapter, Start};
 use crate::checkpoint::Shards;
@@ -34,6 +35,8 @@ pub(super) struct Sized<'a> {
     /// Every parameter, the adapter's among them.
     pub parameters: &'a [ParamInfo],
     pub hints: Hints,
+    /// Which weights are held in fewer bits.
+    pub quant: &'a QuantPlan,
     /// Bytes of models beside the one that is trained.
     pub others: usize,
     /// Bytes that the process held before.
@@ -104,7 +107,7 @@ where
         let settings = self.settings;
         let saved_whole = settings.adapter.modules_to_save().unwrap_or_default();
         let trains = |name: &str| !self.stores && trainable(name, &settings.train, saved_whole);
-        let weight = |p: &ParamInfo| p.len() * if settings.train.bf16 && !trains(&p.name) { 2 } else { 4 };
+        let weight = |p: &ParamInfo| sized.quant.bytes_held(p, settings.train.bf16 && !trains(&p.name));
         let copied = |p: &&ParamInfo| {
             let inside = p.name.contains(".adapter.") && !p.name.contains(FIXED);
             match settings.anchor() {

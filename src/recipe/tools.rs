@@ -84,12 +84,22 @@ struct Ready<M: LanguageModel, V: VisionEncoder, P: Projector> {
     device: burn::tensor::Device,
 }
 
+/// How a quantized checkpoint is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Weights {
+    /// In the bits that it has.
+    AsStored,
+    /// As whole numbers, to be written.
+    Whole,
+}
+
 fn ready<M: LanguageModel, V: VisionEncoder, P: Projector>(
     common: &Common,
     folder: ModelFolder,
     model: &M,
     vision: &V,
     projector: &P,
+    weights: Weights,
 ) -> anyhow::Result<Ready<M, V, P>> {
     let chosen = choose(common.device)?;
     eprintln!("device: {} ({})", chosen.name, chosen.reason);
@@ -104,6 +114,9 @@ fn ready<M: LanguageModel, V: VisionEncoder, P: Projector>(
         if dir.join("preprocessor_config.json").is_file() {
             *processor = ImageProcessor::from_dir(dir)?;
         }
+    }
+    if weights == Weights::Whole {
+        opened.dequantize();
     }
     let encoder = encoder(&opened, common.template.as_deref())?;
     let mut loaded = opened.load(projector, &|_| Hold::Frozen, &device)?;

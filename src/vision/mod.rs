@@ -3,6 +3,7 @@
 pub mod clip;
 
 use crate::checkpoint::{CheckpointError, Fields};
+use crate::nn::Linear;
 use crate::settings::Component;
 use burn::module::{Module, ModuleDisplay};
 use burn::tensor::{Device, Tensor};
@@ -63,6 +64,10 @@ pub trait VisionTower: Module + ModuleDisplay + Sync {
 
     /// The key of a parameter in a Hugging Face checkpoint of this encoder alone.
     fn file_key(&self, parameter: &str) -> String;
+
+    /// Every linear layer, with its path inside the tower: what can be held in fewer bits while it is frozen. None, where
+    /// nothing else is said.
+    fn visit_linears(&mut self, _visit: &mut dyn FnMut(&str, &mut Linear)) {}
 
     /// Rewrites the configuration's fields that the tower was built with a choice of, for saving: key and value at
     /// the root of `config.json`.

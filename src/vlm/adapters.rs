@@ -1,9 +1,10 @@
 //! What tuners have put on a model: seen, taken off, written into the weights.
 
-use super::keys::{HEAD, LANGUAGE};
+use super::keys::{HEAD, LANGUAGE, PROJECTOR, TOWER};
 use super::{Layout, Vlm};
 use crate::models::CausalLm;
-use crate::nn::{AdapterSlot, Linear, RateGroup, TRAINED_ROWS, TRAINED_ROWS_KEY, params};
+use crate::nn::params::ParamInfo;
+use crate::nn::{AdapterSlot, Linear, Quantized, RateGroup, TRAINED_ROWS, TRAINED_ROWS_KEY, params};
 use crate::projector::ProjectorModel;
 use crate::vision::VisionTower;
 use burn::module::Param;
@@ -31,6 +32,26 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Vlm<L, T, P> {
         if let Some(head) = self.language_model.head_mut() {
             visit(HEAD, head);
         }
+    }
+
+    /// Every linear layer of the whole model but the heads, with its path in it: what transformers quantizes.
+    pub fn visit_all_linears(&mut self, visit: &mut dyn FnMut(&str, &mut Linear)) {
+        self.vision_tower.visit_linears(&mut |path, linear| visit(&format!("{TOWER}{path}"), linear));
+        self.multi_modal_projector.visit_linears(&mut |path, linear| visit(&format!("{PROJECTOR}{path}"), linear));
+        self.language_model.visit_linears(&mut |path, linear| visit(&format!("{LANGUAGE}{path}"), linear));
+    }
+
+    /// The weights that are quantized, by name, with shapes: no parameters, and listed nowhere else.
+    pub fn quantized_weights(&self) -> Vec<(ParamInfo, Quantized)> {
+        let mut found = Vec::new();
+        // A clone shares its weights.
+        self.clone().visit_all_linears(&mut |path, linear| {
+            if let Some(weight) = linear.weight.quantized() {
+                let info = ParamInfo { name: format!("{path}.weight"), shape: weight.shape().to_vec() };
+                found.push((info, weight.clone()));
+            }
+        });
+        found
     }
 
     /// Calls `visit` for every layer that carries an adapter, with its path inside the language model.

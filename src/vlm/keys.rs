@@ -9,8 +9,8 @@ use crate::models::CausalLm;
 use crate::projector::ProjectorModel;
 use crate::vision::VisionTower;
 
-const TOWER: &str = "vision_tower.";
-const PROJECTOR: &str = "multi_modal_projector.";
+pub(super) const TOWER: &str = "vision_tower.";
+pub(super) const PROJECTOR: &str = "multi_modal_projector.";
 pub(super) const LANGUAGE: &str = "language_model.";
 pub(super) const HEAD: &str = "lm_head";
 const TABLE: &str = "embed_tokens";

@@ -14,6 +14,7 @@ mod packed;
 mod prompt_heads;
 mod prompt_learning;
 mod prompt_starts;
+mod quantized;
 mod round_trip;
 mod tools;
 mod tower;

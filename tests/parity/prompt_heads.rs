@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use firebrick::adapters::{Adapter, ChaCha8Rng, PTuning, PrefixTuning, PromptTuning, Start};
 use firebrick::checkpoint::{Shards, read_json};
 use firebrick::data::PadSide;
-use firebrick::nn::{Linear, VirtualTokens};
+use firebrick::nn::{Linear, VirtualTokens, Weight};
 use firebrick::vlm::{VlmInputs, last_tokens};
 use rand_chacha::rand_core::SeedableRng;
 
@@ -33,7 +33,10 @@ fn the_last_token_of_a_padded_row_scores_as_the_row_alone() {
         let table = matrix("prompt_embeddings");
         assert_eq!(made.table().dims(), table.dims(), "{name}");
         model.virtual_tokens = Some(VirtualTokens::from_table(table, made.place));
-        model.score = Some(Linear { weight: matrix("base_model.score.weight"), ..Linear::new(32, 3, false, &device) });
+        model.score = Some(Linear {
+            weight: Weight::Dense(matrix("base_model.score.weight")),
+            ..Linear::new(32, 3, false, &device)
+        });
 
         let mut largest = Largest::new(format!("{name}, scores"), nats());
         for side in [PadSide::Right, PadSide::Left] {

@@ -4,7 +4,7 @@
 use super::target::{attach_to, one_regex};
 use super::{Adapter, AdapterError, PROJECTOR, PeftContext, Removable, Targets, check_modules, check_whole, file};
 use crate::models::CausalLm;
-use crate::nn::{AdapterSlot, LinearAdapter, PlainMap, cast_to, linear, params, to_f32};
+use crate::nn::{AdapterSlot, LinearAdapter, PlainMap, Weight, cast_to, params, to_f32};
 use crate::settings::{Kind, SettingError};
 use burn::tensor::{Device, Tensor};
 use rand_chacha::ChaCha8Rng;
@@ -125,17 +125,11 @@ impl LinearAdapter for Scales {
         &["ia3_l"]
     }
 
-    fn forward(
-        &self,
-        x_ni: Tensor<2>,
-        weight_oi: Tensor<2>,
-        bias_o: Option<Tensor<1>>,
-        params: &[Tensor<2>],
-    ) -> Tensor<2> {
+    fn forward(&self, x_ni: Tensor<2>, weight: &Weight, bias_o: Option<Tensor<1>>, params: &[Tensor<2>]) -> Tensor<2> {
         let factors = cast_to(params[0].clone(), x_ni.dtype());
         match self {
-            Self::Outputs => linear(x_ni, weight_oi, bias_o) * factors.transpose(),
-            Self::Inputs => linear(x_ni * factors, weight_oi, bias_o),
+            Self::Outputs => weight.linear(x_ni, bias_o) * factors.transpose(),
+            Self::Inputs => weight.linear(x_ni * factors, bias_o),
         }
     }
 
@@ -176,10 +170,10 @@ mod tests {
             (Scales::Inputs, Tensor::from_floats([[2.0, 0.5]], &device), [13.0, 23.0]),
         ] {
             let params = [factors];
-            let y = scales.forward(x.clone(), plain.weight_oi.clone(), plain.bias_o.clone(), &params);
+            let y = scales.forward(x.clone(), &plain.weight_oi.clone().into(), plain.bias_o.clone(), &params);
             assert_eq!(y.into_data().try_to_vec::<f32>().unwrap(), expected);
             let merged = scales.merged(plain.clone(), &params).unwrap();
-            let y = linear(x.clone(), merged.weight_oi, merged.bias_o);
+            let y = Weight::from(merged.weight_oi).linear(x.clone(), merged.bias_o);
             assert_eq!(y.into_data().try_to_vec::<f32>().unwrap(), expected);
         }
     }

@@ -2,7 +2,7 @@
 
 // i in_features, o out_features, r rank
 use super::svd::truncated_svd;
-use crate::nn::{Linear, params};
+use crate::nn::{Linear, Weight, params};
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::RngExt;
@@ -57,7 +57,7 @@ impl Init {
             }
             Self::Pissa => {
                 let principal =
-                    Arc::new(Principal { linear: linear.weight.clone(), rank, scale, found: OnceLock::new() });
+                    Arc::new(Principal { weight: linear.weight.clone(), rank, scale, found: OnceLock::new() });
                 let parameter = |shape, which: fn(&FactorsOf) -> &Vec<f32>| {
                     let principal = principal.clone();
                     params::derived(shape, device, move |device| {
@@ -81,7 +81,7 @@ fn normal(rng: &mut ChaCha8Rng) -> f64 {
 
 /// The part of a weight that its largest singular values make up, computed when it is first needed.
 struct Principal {
-    linear: Param<Tensor<2>>,
+    weight: Weight,
     rank: usize,
     scale: f32,
     found: OnceLock<(Vec<f32>, Vec<f32>)>,
@@ -91,8 +91,8 @@ impl Principal {
     /// `A = √(S/s)·Vᵀ` and `B = U·√(S/s)`, so that `s·BA = U·S·Vᵀ`.
     fn factors(&self) -> &(Vec<f32>, Vec<f32>) {
         self.found.get_or_init(|| {
-            let [outputs, inputs] = self.linear.val().dims();
-            let weight: Vec<f32> = self.linear.val().inner().into_data().iter::<f32>().collect();
+            let [outputs, inputs] = self.weight.shape();
+            let weight: Vec<f32> = self.weight.dense().inner().into_data().iter::<f32>().collect();
             let svd = truncated_svd(&weight, outputs, inputs, self.rank);
             // A weight of a lower rank has fewer; the others are nothing.
             let (mut a, mut b) = (vec![0.0; self.rank * inputs], vec![0.0; outputs * self.rank]);

@@ -118,6 +118,9 @@ impl Lora {
     ) -> Result<AdapterSlot, AdapterError> {
         let (rank, scale) = self.rank_and_scale(path)?;
         let [outputs, inputs] = linear.shape();
+        if let (Init::Pissa, Some(weight)) = (self.init_lora_weights, linear.weight.quantized()) {
+            return Err(AdapterError::Quantized { layer: path.to_owned(), format: weight.format() });
+        }
         if self.init_lora_weights == Init::Pissa && rank > outputs.min(inputs) {
             return Err(AdapterError::Rank { layer: path.to_owned(), rank, outputs, inputs });
         }
@@ -126,7 +129,7 @@ impl Lora {
         if self.use_dora {
             let weight = linear.weight.clone();
             // At the start the update is nothing, so that the weight's own norms are those of the sum.
-            params.push(params::derived([outputs, 1], device, move |_| crate::nn::row_squares(weight.val()).sqrt()));
+            params.push(params::derived([outputs, 1], device, move |_| crate::nn::row_squares(weight.dense()).sqrt()));
         }
         let rule = LoraRule { scale, dropout: self.lora_dropout, dora: self.use_dora };
         Ok(AdapterSlot { params, fixed: start.fixed, rule: Arc::new(rule) })

@@ -2,7 +2,7 @@
 
 // n rows, i in_features, o out_features, r rank
 use crate::nn::{
-    LinearAdapter, PlainMap, RateGroup, acts_in_training, cast_to, dropout, fused, linear, row_squares, to_f32,
+    LinearAdapter, LowRank, PlainMap, RateGroup, Weight, acts_in_training, cast_to, dropout, linear, row_squares, to_f32,
 };
 use burn::tensor::Tensor;
 
@@ -27,16 +27,10 @@ impl LinearAdapter for LoraRule {
         }
     }
 
-    fn forward(
-        &self,
-        x_ni: Tensor<2>,
-        weight_oi: Tensor<2>,
-        bias_o: Option<Tensor<1>>,
-        params: &[Tensor<2>],
-    ) -> Tensor<2> {
+    fn forward(&self, x_ni: Tensor<2>, weight: &Weight, bias_o: Option<Tensor<1>>, params: &[Tensor<2>]) -> Tensor<2> {
         let dropped =
             (self.dropout > 0.0 && acts_in_training(&params[0])).then(|| dropout(to_f32(x_ni.clone()), self.dropout));
-        self.map(x_ni, dropped, PlainMap { weight_oi, bias_o }, params)
+        self.map(x_ni, dropped, (weight, bias_o), params)
     }
 
     fn merged(&self, plain: PlainMap, params: &[Tensor<2>]) -> Option<PlainMap> {
@@ -82,19 +76,25 @@ impl LoraRule {
     }
 
     /// The adapted map; `dropped` is the input after dropout, f32, where dropout acts.
-    fn map(&self, x_ni: Tensor<2>, dropped: Option<Tensor<2>>, plain: PlainMap, params: &[Tensor<2>]) -> Tensor<2> {
+    fn map(
+        &self,
+        x_ni: Tensor<2>,
+        dropped: Option<Tensor<2>>,
+        (weight, bias_o): (&Weight, Option<Tensor<1>>),
+        params: &[Tensor<2>],
+    ) -> Tensor<2> {
         let (a_ri, b_or) = self.factors(params);
-        let PlainMap { weight_oi, bias_o } = plain;
+        let update = LowRank { a_ri, b_or, scale: self.scale };
         if !self.dora {
-            return self.lora(x_ni, dropped, PlainMap { weight_oi, bias_o }, a_ri, b_or);
+            return lora(x_ni, dropped, (weight, bias_o), update);
         }
-        let norms_o1 = self.norms(weight_oi.clone(), a_ri.clone(), b_or.clone());
+        let norms_o1 = self.norms(weight, update.a_ri.clone(), update.b_or.clone());
         let norms_o1 = if params[2].is_autodiff() { norms_o1.autodiff() } else { norms_o1 };
         let gain_1o = (params[2].clone() / norms_o1).transpose();
         let dtype = x_ni.dtype();
         match dropped {
             None => {
-                let y_no = self.lora(x_ni, None, PlainMap { weight_oi, bias_o: None }, a_ri, b_or);
+                let y_no = lora(x_ni, None, (weight, None), update);
                 let y_no = cast_to(to_f32(y_no) * gain_1o, dtype);
                 match bias_o {
                     Some(bias) => y_no + bias.unsqueeze(),
@@ -103,45 +103,40 @@ impl LoraRule {
             }
             Some(dropped) => {
                 // PEFT leaves the base's own result undropped and corrects it by what the gain adds on the dropped input.
-                let base_no = linear(x_ni, weight_oi.clone(), bias_o);
-                let seen_no = to_f32(linear(cast_to(dropped.clone(), dtype), weight_oi, None));
-                let update_no = linear(linear(dropped, a_ri, None), b_or, None) * self.scale;
+                let base_no = weight.linear(x_ni, bias_o);
+                let seen_no = to_f32(weight.linear(cast_to(dropped.clone(), dtype), None));
+                let update_no = update.on(dropped);
                 base_no + cast_to(seen_no * (gain_1o.clone() - 1.0) + update_no * gain_1o, dtype)
             }
         }
     }
 
-    fn lora(
-        &self,
-        x_ni: Tensor<2>,
-        dropped: Option<Tensor<2>>,
-        plain: PlainMap,
-        a_ri: Tensor<2>,
-        b_or: Tensor<2>,
-    ) -> Tensor<2> {
-        let PlainMap { weight_oi, bias_o } = plain;
-        #[cfg(feature = "cpu")]
-        if dropped.is_none() && fused(&x_ni) {
-            let factors = crate::nn::flex::LoraFactors { a: a_ri, b: b_or, scale: self.scale };
-            return crate::nn::flex::lora_linear(x_ni, weight_oi, bias_o, factors);
-        }
-        let dtype = x_ni.dtype();
-        let y_no = linear(x_ni.clone(), weight_oi, bias_o);
-        let x_ni = dropped.unwrap_or_else(|| to_f32(x_ni));
-        let update_no = linear(linear(x_ni, a_ri, None), b_or, None) * self.scale;
-        y_no + cast_to(update_no, dtype)
-    }
-
     /// The norm of every row of `W + s·BA`, `[o, 1]`, without gradient and without that sum:
     /// `‖Wᵢ‖² + 2s·(W Aᵀ)ᵢ·Bᵢ + s²·Bᵢ·(A Aᵀ)·Bᵢ`.
-    fn norms(&self, weight_oi: Tensor<2>, a_ri: Tensor<2>, b_or: Tensor<2>) -> Tensor<2> {
-        let (weight_oi, a_ri, b_or) = (weight_oi.inner(), a_ri.inner(), b_or.inner());
+    fn norms(&self, weight: &Weight, a_ri: Tensor<2>, b_or: Tensor<2>) -> Tensor<2> {
+        let (weight_oi, a_ri, b_or) = (weight.dense().inner(), a_ri.inner(), b_or.inner());
         let cross_or = linear(weight_oi.clone(), cast_to(a_ri.clone(), weight_oi.dtype()), None);
         let gram_rr = a_ri.clone().matmul(a_ri.transpose());
         let own_or = b_or.clone().matmul(gram_rr);
         let mixed_or = to_f32(cross_or) * (2.0 * self.scale) + own_or * (self.scale * self.scale);
         // Rounding may leave a row that is nothing a little below nothing.
         (row_squares(weight_oi) + (mixed_or * b_or).sum_dim(1)).clamp_min(f32::MIN_POSITIVE).sqrt()
+    }
+}
+
+/// `x·Wᵀ + b` and the update, on the input after dropout where dropout acts.
+fn lora(
+    x_ni: Tensor<2>,
+    dropped: Option<Tensor<2>>,
+    (weight, bias_o): (&Weight, Option<Tensor<1>>),
+    update: LowRank,
+) -> Tensor<2> {
+    match dropped {
+        None => weight.lora(x_ni, bias_o, update),
+        Some(dropped) => {
+            let dtype = x_ni.dtype();
+            weight.linear(x_ni, bias_o) + cast_to(update.on(dropped), dtype)
+        }
     }
 }
 
@@ -166,10 +161,20 @@ mod tests {
         (LoraRule { scale: 2.0, dropout: 0.0, dora: true }, plain, vec![a, b, m])
     }
 
+    fn on(
+        rule: &LoraRule,
+        x: Tensor<2>,
+        dropped: Option<Tensor<2>>,
+        plain: PlainMap,
+        params: &[Tensor<2>],
+    ) -> Tensor<2> {
+        rule.map(x, dropped, (&plain.weight_oi.into(), plain.bias_o), params)
+    }
+
     #[test]
     fn doras_norms_are_those_of_the_sum() {
         let (rule, plain, params) = layer(&Device::flex());
-        let norms = values(rule.norms(plain.weight_oi, params[0].clone(), params[1].clone()));
+        let norms = values(rule.norms(&plain.weight_oi.into(), params[0].clone(), params[1].clone()));
         assert!((norms[0] - 3.0).abs() < 1e-6 && (norms[1] - 13.0_f32.sqrt()).abs() < 1e-6, "{norms:?}");
     }
 
@@ -179,7 +184,7 @@ mod tests {
         let x = Tensor::from_floats([[1.0, 1.0]], &Device::flex());
         // gains 2 and 1/2 on 3 and 5, the bias outside
         let expected = [16.0, 22.5];
-        let y = values(rule.map(x.clone(), None, plain.clone(), &params));
+        let y = values(on(&rule, x.clone(), None, plain.clone(), &params));
         let merged = rule.merged(plain, &params).unwrap();
         for found in [y, values(linear(x, merged.weight_oi, merged.bias_o))] {
             assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5), "{found:?}");
@@ -192,7 +197,7 @@ mod tests {
         let x = Tensor::from_floats([[1.0, 1.0]], &Device::flex());
         let dropped = Tensor::from_floats([[2.0, 0.0]], &Device::flex());
         // base 13, 21; on the dropped input W gives 6, 0 and sBA gives 0, 4
-        let y = values(rule.map(x, Some(dropped), plain, &params));
+        let y = values(on(&rule, x, Some(dropped), plain, &params));
         assert!((y[0] - (13.0 + 6.0)).abs() < 1e-5 && (y[1] - (21.0 + 2.0)).abs() < 1e-5, "{y:?}");
     }
 
@@ -202,7 +207,7 @@ mod tests {
         let (rule, plain, params) = layer(&device);
         let params: Vec<Tensor<2>> = params.into_iter().map(Tensor::require_grad).collect();
         let x = Tensor::from_floats([[1.0, 1.0]], &device);
-        let gradients = rule.map(x, None, plain, &params).sum().backward();
+        let gradients = on(&rule, x, None, plain, &params).sum().backward();
         // dB = s·g·(A x) = 2·g·2, dm = (W + sBA) x / norm
         let b = values(params[1].grad(&gradients).unwrap());
         let m = values(params[2].grad(&gradients).unwrap());
@@ -216,7 +221,7 @@ mod tests {
         let rule = LoraRule { scale: 2.0, dropout: 0.0, dora: false };
         let params = [params[0].clone(), params[1].clone(), params[0].clone(), params[1].clone()];
         let x = Tensor::from_floats([[1.0, 1.0]], &Device::flex());
-        assert_eq!(values(rule.map(x, None, plain, &params)), [13.0, 21.0]);
+        assert_eq!(values(on(&rule, x, None, plain, &params)), [13.0, 21.0]);
         let saved = rule.saved(&params);
         assert_eq!((saved[0].dims(), saved[1].dims()), ([2, 2], [2, 2]));
         assert_eq!(values(saved[1].clone()), [0.0, 0.0, 1.0, -1.0]);

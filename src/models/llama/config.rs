@@ -1,5 +1,6 @@
 //! The shape of a decoder, read from `config.json` with the reference classes' defaults.
 
+use crate::checkpoint::bnb::QuantizedFolder;
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::nn::{Activation, RopeConfig, RopeScaling};
 
@@ -187,9 +188,8 @@ fn refuse_unimplemented(fields: &Fields<'_>) -> Result<(), CheckpointError> {
     if fields.f64_or("partial_rotary_factor", 1.0)? != 1.0 {
         return Err(fields.error("partial_rotary_factor", "1: partial rotation is not implemented"));
     }
-    if fields.has("quantization_config") {
-        return Err(fields.error("quantization_config", "absent: load the unquantized checkpoint"));
-    }
+    // What it says is taken by who loads the weights; here it must be of a kind that can be loaded at all.
+    QuantizedFolder::read(fields)?;
     Ok(())
 }
 

@@ -192,7 +192,7 @@ impl CausalLm for LlamaForCausalLm {
     fn grow_vocabulary(mut self, rows: usize) -> Self {
         self.embed_tokens.weight = grown(self.embed_tokens.weight, rows);
         self.lm_head = self.lm_head.map(|mut head| {
-            head.weight = grown(head.weight, rows);
+            head.weight = head.weight.map_param(|weight| grown(weight, rows));
             head
         });
         self.config.vocab_size = rows;

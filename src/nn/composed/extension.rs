@@ -3,8 +3,9 @@
 
 use super::{
     activation, attention, norm,
+    quantized::{self, Packing, QuantizedKept},
     rotate::{self, RotateKept, Turn},
-    steps::{AttentionStep, NormStep, RotateStep, SwigluStep},
+    steps::{AttentionStep, NormStep, QuantizedStep, RotateStep, SwigluStep},
 };
 use crate::nn::AttentionSpec;
 use burn::backend::{
@@ -58,6 +59,34 @@ pub(super) trait ComposedOps: Backend {
         spec: AttentionSpec,
     ) -> FloatTensor<Self> {
         attention::forward::<Self>(q, k, v, spec).o
+    }
+
+    /// A quantized weight in f32.
+    fn composed_dequantize(
+        words: IntTensor<Self>,
+        table: FloatTensor<Self>,
+        scales: FloatTensor<Self>,
+        scale_words: IntTensor<Self>,
+        scale_table: FloatTensor<Self>,
+        packing: Packing,
+    ) -> FloatTensor<Self> {
+        let weight = QuantizedKept::<Self> { words, table, scales, scale_words, scale_table, packing };
+        quantized::dequantize::<Self>(weight)
+    }
+
+    /// A product with a quantized weight.
+    #[allow(clippy::too_many_arguments)]
+    fn composed_quantized(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        table: FloatTensor<Self>,
+        scales: FloatTensor<Self>,
+        scale_words: IntTensor<Self>,
+        scale_table: FloatTensor<Self>,
+        packing: Packing,
+    ) -> FloatTensor<Self> {
+        let weight = QuantizedKept::<Self> { words, table, scales, scale_words, scale_table, packing };
+        quantized::forward::<Self>(x, weight)
     }
 }
 
@@ -117,6 +146,23 @@ impl<B: ComposedOps, C: CheckpointStrategy> ComposedOps for Autodiff<B, C> {
         let kept = attention::forward::<B>(q, k, v, spec);
         let o = kept.o.clone();
         record::<B, C, _, 3>(AttentionStep, [on_q, on_k, on_v], o, || kept)
+    }
+
+    fn composed_quantized(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        table: FloatTensor<Self>,
+        scales: FloatTensor<Self>,
+        scale_words: IntTensor<Self>,
+        scale_table: FloatTensor<Self>,
+        packing: Packing,
+    ) -> FloatTensor<Self> {
+        let (x, on_x) = x.into_parts();
+        let (table, scales) = (table.into_primitive(), scales.into_primitive());
+        let scale_table = scale_table.into_primitive();
+        let kept = QuantizedKept::<B> { words, table, scales, scale_words, scale_table, packing };
+        let y = quantized::forward::<B>(x, kept.clone());
+        record::<B, C, _, 1>(QuantizedStep, [on_x], y, || kept)
     }
 }
 

@@ -9,7 +9,7 @@
 //! accumulate in f32 and round their result once.
 //!
 //! # Layout
-//! `attention`, `norm`, `activation` and `rotate` hold the arithmetic on any backend; `extension` registers it with
+//! `attention`, `norm`, `activation`, `rotate` and `quantized` hold the arithmetic on any backend; `extension` registers it with
 //! burn, `steps` are the steps on the autodiff tape.
 
 mod activation;
@@ -17,6 +17,7 @@ mod attention;
 mod extension;
 mod norm;
 mod ops;
+mod quantized;
 mod rotate;
 mod steps;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use super::AttentionSpec;
 use burn::backend::Dispatch;
 use burn::tensor::{Int, Tensor};
 use extension::ComposedOps;
+pub(super) use quantized::Packing;
 
 /// `x / √(mean(x²) + eps) · weight` over the last axis.
 ///
@@ -77,4 +79,45 @@ pub(super) fn rotate(x: Tensor<3>, angles: Angles, heads: usize) -> Tensor<3> {
 pub(super) fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, spec: AttentionSpec) -> Tensor<3> {
     let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
     Tensor::from_dispatch(Dispatch::composed_attention(q, k, v, spec))
+}
+
+/// A weight in 8 or 4 bits on a device; constants, all of them.
+#[derive(Clone, Debug)]
+pub(super) struct PackedWeight {
+    /// Four bytes of codes to a word, I32.
+    pub(super) words: Tensor<1, Int>,
+    /// What each byte stands for, `[256, codes of a byte]`, f32.
+    pub(super) table: Tensor<2>,
+    /// Scales, or those of the scales, f32.
+    pub(super) scales: Tensor<1>,
+    /// Four codes of scales to a word, I32; of no meaning where `packing` has no offset.
+    pub(super) scale_words: Tensor<1, Int>,
+    /// What each code of a scale stands for, `[256]`, f32; likewise.
+    pub(super) scale_table: Tensor<1>,
+    /// Shape and format.
+    pub(super) packing: Packing,
+}
+
+/// The whole weight, `[out, in]` in f32.
+pub(super) fn dequantize(weight: PackedWeight) -> Tensor<2> {
+    let PackedWeight { words, table, scales, scale_words, scale_table, packing } = weight;
+    let (words, table, scales) = (words.into_dispatch(), table.into_dispatch(), scales.into_dispatch());
+    let (scale_words, scale_table) = (scale_words.into_dispatch(), scale_table.into_dispatch());
+    Tensor::from_dispatch(Dispatch::composed_dequantize(words, table, scales, scale_words, scale_table, packing))
+}
+
+/// `x·Wᵀ` in the type of `x`. The weight in numbers lives no longer than the product, nor does it for the gradient of `x`.
+///
+/// # Shapes
+/// `x` `[n, in]` to `[n, out]`.
+pub(super) fn quantized_matmul(x: Tensor<2>, weight: PackedWeight) -> Tensor<2> {
+    let PackedWeight { mut words, mut table, mut scales, mut scale_words, mut scale_table, packing } = weight;
+    if x.is_autodiff() {
+        (words, table, scales) = (words.autodiff(), table.autodiff(), scales.autodiff());
+        (scale_words, scale_table) = (scale_words.autodiff(), scale_table.autodiff());
+    }
+    let (words, table, scales) = (words.into_dispatch(), table.into_dispatch(), scales.into_dispatch());
+    let (scale_words, scale_table) = (scale_words.into_dispatch(), scale_table.into_dispatch());
+    let x = x.into_dispatch();
+    Tensor::from_dispatch(Dispatch::composed_quantized(x, words, table, scales, scale_words, scale_table, packing))
 }

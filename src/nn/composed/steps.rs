@@ -5,6 +5,7 @@ use super::{
     activation,
     attention::{self, AttentionKept, Wanted},
     norm::{self, NormKept},
+    quantized::{self, QuantizedKept},
     rotate::{self, RotateKept, Turn},
 };
 use burn::backend::{Backend, tensor::FloatTensor};
@@ -53,6 +54,19 @@ impl<B: Backend, const N: usize> Backward<B, N> for NormStep {
         register::<B>(gradients, parents[0], || Some(parts.x));
         register::<B>(gradients, weight, || parts.weight);
         register::<B>(gradients, bias, || parts.bias);
+    }
+}
+
+/// Of a product with a quantized weight: the input.
+#[derive(Debug)]
+pub(super) struct QuantizedStep;
+
+impl<B: Backend> Backward<B, 1> for QuantizedStep {
+    type State = QuantizedKept<B>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let (upstream, kept, [on_x]) = open::<B, _, 1>(ops, gradients);
+        register::<B>(gradients, on_x, || Some(quantized::backward::<B>(upstream, kept)));
     }
 }
 

@@ -227,7 +227,7 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
 }
 
 /// Puts `step` on the tape, unless no parent is tracked.
-fn record<C, B, const N: usize>(
+pub(super) fn record<C, B, const N: usize>(
     step: B,
     parents: [NodeGuard; N],
     output: FlexTensor,

@@ -17,6 +17,7 @@
 //!
 //! # Layout
 //! `kernels` holds the shared arithmetic, `gemm` and `project` matrix products, `buffer` memory;
+//! `quant` products with quantized weights and `quant_linear` their operation;
 //! `rows`, `norm`, `activation`, `linear`, `attention` (with `attention_parts` and `attention_backward`), `adamw` and
 //! `adamw_8bit` one operation each on flex's own tensors; `extension` registers them with burn, and `steps` are their
 //! steps on the autodiff tape. `token_nll` and `divergence`, which yield more than one result, bring steps of their own.
@@ -36,6 +37,8 @@ mod linear;
 mod memory;
 mod norm;
 mod project;
+mod quant;
+mod quant_linear;
 mod rows;
 mod steps;
 #[cfg(test)]
@@ -48,12 +51,14 @@ pub(super) use divergence::divergence;
 pub use memory::Memory;
 pub(super) use token_nll::token_pass;
 
-use crate::nn::{Asked, AttentionSpec, Weights};
+use crate::nn::{Asked, AttentionSpec, Blocks, Weights};
 use activation::Gelu;
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{Device, Int, Tensor};
 use extension::FusedOps;
 use norm::Norm;
+use quant_linear::{Base, QuantizedOps};
+use std::sync::Arc;
 
 /// Whether a device is burn's CPU backend, with or without autodiff.
 pub fn is_flex(device: &Device) -> bool {
@@ -142,6 +147,32 @@ pub fn lora_linear<const D: usize>(
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     let (a, b) = (factors.a.into_dispatch(), factors.b.into_dispatch());
     Tensor::from_dispatch(Dispatch::fused_lora_linear(x, weight, bias, a, b, factors.scale))
+}
+
+/// As [`linear`] or, with factors, [`lora_linear`], for a quantized weight: it is dequantized tile by tile, right before each
+/// tile is multiplied, in the forward and in the backward pass.
+///
+/// # Shapes
+/// As for [`lora_linear`].
+pub fn quantized_linear<const D: usize>(
+    x: Tensor<D>,
+    weight: &Arc<Blocks>,
+    bias: Option<Tensor<1>>,
+    factors: Option<LoraFactors>,
+) -> Tensor<D> {
+    let empty = || none(&x).into_dispatch();
+    let bias = bias.map_or_else(empty, Tensor::into_dispatch);
+    let (a, b, scale) = match factors {
+        Some(factors) => (factors.a.into_dispatch(), factors.b.into_dispatch(), factors.scale),
+        None => (empty(), empty(), 0.0),
+    };
+    let base = Base { weight: weight.clone(), scale };
+    Tensor::from_dispatch(Dispatch::quantized_linear(x.into_dispatch(), base, bias, a, b))
+}
+
+/// The whole of a quantized weight in f32, row-major.
+pub fn dequantize(weight: &Blocks) -> Vec<f32> {
+    quant::dequantize(weight)
 }
 
 /// The weights of a SwiGLU block, as checkpoints store them.

@@ -20,13 +20,16 @@ use burn_autodiff::{
 };
 
 /// The upstream gradient, the state and the tracked parents of a step.
-fn open<S, const N: usize>(ops: Ops<S, N>, gradients: &mut Gradients) -> (FlexTensor, S, [Option<NodeId>; N]) {
+pub(super) fn open<S, const N: usize>(
+    ops: Ops<S, N>,
+    gradients: &mut Gradients,
+) -> (FlexTensor, S, [Option<NodeId>; N]) {
     let upstream = gradients.consume::<Flex>(&ops.node);
     (upstream, ops.state, ops.parents.map(|parent| parent.map(|node| node.id)))
 }
 
 /// Hands a gradient to a parent, computing it only where the parent is tracked.
-fn register(gradients: &mut Gradients, parent: Option<NodeId>, gradient: impl FnOnce() -> FlexTensor) {
+pub(super) fn register(gradients: &mut Gradients, parent: Option<NodeId>, gradient: impl FnOnce() -> FlexTensor) {
     if let Some(parent) = parent {
         gradients.register::<Flex>(parent, gradient());
     }

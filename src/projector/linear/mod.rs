@@ -48,6 +48,10 @@ impl ProjectorModel for LinearModel {
         self.linear_1.forward(features_ntd)
     }
 
+    fn visit_linears(&mut self, visit: &mut dyn FnMut(&str, &mut nn::Linear)) {
+        visit("linear_1", &mut self.linear_1);
+    }
+
     fn file_key(&self, parameter: &str) -> String {
         parameter.to_owned()
     }

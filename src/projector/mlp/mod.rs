@@ -64,6 +64,12 @@ impl ProjectorModel for MlpModel {
         })
     }
 
+    fn visit_linears(&mut self, visit: &mut dyn FnMut(&str, &mut nn::Linear)) {
+        for (index, linear) in self.linears.iter_mut().enumerate() {
+            visit(&format!("linears.{index}"), linear);
+        }
+    }
+
     /// `linears.0.weight` is `linear_1.weight` in the file.
     fn file_key(&self, parameter: &str) -> String {
         let mut parts = parameter.splitn(3, '.');

@@ -2,7 +2,7 @@
 
 use super::super::folder::ModelFolder;
 use super::super::{RecipeError, zoo};
-use super::{Common, Tool, end_tokens, pad_id, ready};
+use super::{Common, Tool, Weights, end_tokens, pad_id, ready};
 use crate::data::turns::split_images;
 use crate::data::{PadSide, Padding, collate};
 use crate::generation::Stop;
@@ -55,7 +55,7 @@ impl Tool for Chat {
         vision: V,
         projector: P,
     ) -> anyhow::Result<()> {
-        let ready = ready(&self.common, folder.with_head(None)?, &model, &vision, &projector)?;
+        let ready = ready(&self.common, folder.with_head(None)?, &model, &vision, &projector, Weights::AsStored)?;
         // Markers in the prompt say where the images go; without any they come first.
         let mut content = split_images(&self.prompt);
         if !content.contains(&Part::Image) {

@@ -71,12 +71,16 @@ impl Tool for Convert {
             _ => folder,
         };
         super::refuse_occupied(&self.output)?;
+        self.shape.check(&folder)?;
         let device = choose(DeviceRequest::Cpu)?.device;
         let folder = match &self.vision_from {
             Some(tower) => folder.with_tower(tower)?,
             None => folder,
         };
-        let opened = Opened::of(folder, &model, &vision, &projector, &device)?;
+        let mut opened = Opened::of(folder, &model, &vision, &projector, &device)?;
+        if self.shape.dequantize {
+            opened.dequantize();
+        }
         let sees = opened.processor.is_some();
         if self.to == Target::Original && !sees {
             let advice = "LLaVA's original layout holds a model with a vision tower; this one is a language model alone, which \

@@ -4,7 +4,7 @@ use super::super::folder::ModelFolder;
 use super::super::save::save_model;
 use super::super::shape::Shape;
 use super::super::{RecipeError, zoo};
-use super::{Common, Tool, ready};
+use super::{Common, Tool, Weights, ready};
 use crate::models::LanguageModel;
 use crate::projector::Projector;
 use crate::vision::VisionEncoder;
@@ -57,7 +57,9 @@ impl Tool for Merge {
         projector: P,
     ) -> anyhow::Result<()> {
         super::refuse_occupied(&self.output)?;
-        let ready = ready(&self.common, folder, &model, &vision, &projector)?;
+        self.shape.check(&folder)?;
+        let weights = if self.shape.dequantize { Weights::Whole } else { Weights::AsStored };
+        let ready = ready(&self.common, folder, &model, &vision, &projector, weights)?;
         save_model(&self.output, &ready.loaded, self.shape)?;
         say!("{}", self.output.display());
         Ok(())

@@ -2,7 +2,7 @@
 
 use super::super::folder::ModelFolder;
 use super::super::{RecipeError, zoo};
-use super::{Common, Ready, Tool, pad_id, ready};
+use super::{Common, Ready, Tool, Weights, pad_id, ready};
 use crate::data::{BadRecord, Batch, DataKind, Dataset, LlavaData, Loader, LoaderSettings, PadSide, Padding};
 use crate::models::LanguageModel;
 use crate::projector::Projector;
@@ -63,7 +63,7 @@ impl Tool for Score {
         if self.output.exists() {
             return Err(RecipeError::OutputTaken(self.output.clone()).into());
         }
-        let ready = ready(&self.common, folder.with_head(None)?, &model, &vision, &projector)?;
+        let ready = ready(&self.common, folder.with_head(None)?, &model, &vision, &projector, Weights::AsStored)?;
         let dataset = Arc::new(Dataset::open(LlavaData::default(), &self.data, &self.images)?);
         let temporary = self.output.with_extension("jsonl.partial");
         let mut file = BufWriter::new(std::fs::File::create(&temporary).map_err(RecipeError::io(&self.output))?);

@@ -147,6 +147,22 @@ impl VisionTower for ClipVision {
     const BESIDE: &'static [&'static str] =
         &["text_model.*", "text_projection.*", "visual_projection.*", "logit_scale"];
 
+    fn visit_linears(&mut self, visit: &mut dyn FnMut(&str, &mut Linear)) {
+        for (index, layer) in self.encoder.layers.iter_mut().enumerate() {
+            let (attention, mlp) = (&mut layer.self_attn, &mut layer.mlp);
+            for (name, linear) in [
+                ("self_attn.q_proj", &mut attention.q_proj),
+                ("self_attn.k_proj", &mut attention.k_proj),
+                ("self_attn.v_proj", &mut attention.v_proj),
+                ("self_attn.out_proj", &mut attention.out_proj),
+                ("mlp.fc1", &mut mlp.fc1),
+                ("mlp.fc2", &mut mlp.fc2),
+            ] {
+                visit(&format!("encoder.layers.{index}.{name}"), linear);
+            }
+        }
+    }
+
     fn encode(&self, pixels_nchw: Tensor<4>) -> Tensor<3> {
         let layers = self.config.selected_state();
         let x = self.embed(pixels_nchw);

@@ -4,7 +4,7 @@
 use burn::tensor::{Device, FloatDType, Tensor};
 use firebrick::adapters::{AdapterError, ChaCha8Rng, PeftContext};
 use firebrick::models::CausalLm;
-use firebrick::nn::{AdapterSlot, LinearAdapter, PlainMap, params};
+use firebrick::nn::{AdapterSlot, LinearAdapter, PlainMap, Weight, params};
 use firebrick::prelude::*;
 use firebrick::settings::Kind;
 use serde_json::{Value, json};
@@ -30,16 +30,11 @@ impl LinearAdapter for OutputScale {
         &["ia3_l"]
     }
 
-    fn forward(
-        &self,
-        x_ni: Tensor<2>,
-        weight_oi: Tensor<2>,
-        bias_o: Option<Tensor<1>>,
-        params: &[Tensor<2>],
-    ) -> Tensor<2> {
+    fn forward(&self, x_ni: Tensor<2>, weight: &Weight, bias_o: Option<Tensor<1>>, params: &[Tensor<2>]) -> Tensor<2> {
         // The parameter is f32; activations may be narrower.
         let scale_1o = params[0].clone().cast(FloatDType::from(x_ni.dtype())).transpose();
-        let y_no = x_ni.matmul(weight_oi.transpose()) * scale_1o;
+        // The weight multiplies by itself: it may be quantized.
+        let y_no = weight.linear(x_ni, None) * scale_1o;
         match bias_o {
             Some(bias_o) => y_no + bias_o.unsqueeze(),
             None => y_no,

@@ -11,7 +11,7 @@ use firebrick::checkpoint::bridge::Hold;
 use firebrick::data::{Batch, Example};
 use firebrick::example::Facts;
 use firebrick::models::Llama;
-use firebrick::nn::{Linear, params};
+use firebrick::nn::{Linear, Weight, params};
 use firebrick::objectives::{Objective, ProcessReward, RewardModel, RewardModelMargin, State};
 use firebrick::projector::NoProjector;
 use firebrick::recipe::{ModelFolder, Opened};
@@ -29,10 +29,10 @@ pub fn headed<O: Objective>(objective: &O, weight: &[f32], bias: Option<&[f32]>,
     let mut model = opened.load(&projector, &|_| Hold::Frozen, device).unwrap().model;
     let width = weight.len() / objective.head().unwrap().outputs;
     let drawn = model.score.take().expect("the objective asks for a head");
-    assert_eq!((drawn.weight.dims(), drawn.bias.is_some()), ([weight.len() / width, width], bias.is_some()));
+    assert_eq!((drawn.weight.shape(), drawn.bias.is_some()), ([weight.len() / width, width], bias.is_some()));
     let weight = TensorData::new(weight.to_vec(), [weight.len() / width, width]);
     model.score = Some(Linear {
-        weight: Param::from_tensor(Tensor::from_data(weight, device)),
+        weight: Weight::Dense(Param::from_tensor(Tensor::from_data(weight, device))),
         bias: bias.map(|values| Param::from_tensor(Tensor::from_data(values, device))),
         adapter: None,
     });
