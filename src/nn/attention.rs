@@ -136,9 +136,7 @@ impl LayerCache {
     /// A cache before its first tokens that begins with what [`take_front`](Self::take_front) gave.
     pub(crate) fn beginning_with(front: &[Tensor<2>], starts: &Arc<[usize]>) -> Self {
         let front = match front {
-            [k_nw, v_nw] => {
-                Some(VirtualKeys { k_nw: k_nw.clone(), v_nw: v_nw.clone(), starts: starts.clone() })
-            }
+            [k_nw, v_nw] => Some(VirtualKeys { k_nw: k_nw.clone(), v_nw: v_nw.clone(), starts: starts.clone() }),
             _ => None,
         };
         Self { held: None, front }

@@ -45,7 +45,8 @@ impl Selection {
     /// Every block of every stack.
     pub const ALL: Self = Self { every: 1, first: usize::MAX, keep: Keep::Device };
 
-    fn takes(&self, block: usize) -> bool {
+    /// Whether it takes the block at this place in its stack.
+    pub fn takes(&self, block: usize) -> bool {
         block < self.first && block.is_multiple_of(self.every.max(1))
     }
 }

@@ -4,7 +4,7 @@ use super::Train;
 use super::optimizer::flat;
 use crate::checkpoint::{CheckpointError, Dtype, HostTensor, Pending, Shards, TensorView, bridge};
 use crate::nn::{
-    AdamW8Tensors, AdamWStep, AdamWTensors, CodeMap, MIN_8BIT_ELEMENTS, Moment8, adamw_8bit_step, adamw_step,
+    AdamW8Tensors, AdamWStep, AdamWTensors, BLOCK, CodeMap, MIN_8BIT_ELEMENTS, Moment8, adamw_8bit_step, adamw_step,
 };
 use burn::tensor::{Device, Tensor};
 
@@ -50,6 +50,15 @@ impl Optim {
             _ => (Precision::Full, Home::Device),
         };
         Self { precision, home }
+    }
+
+    /// Bytes that the moments of a parameter of `length` elements take on the device.
+    pub fn bytes(self, length: usize) -> usize {
+        match (self.home, self.precision_of(length)) {
+            (Home::Host, _) => 0,
+            (Home::Device, Precision::Full) => 2 * 4 * length,
+            (Home::Device, Precision::Eight) => 2 * (length + 4 * length.div_ceil(BLOCK)),
+        }
     }
 
     /// How exactly the moments of a parameter of `length` elements are held.
@@ -194,7 +203,7 @@ impl Moments {
                 let moment = |which: &str| -> Result<Moment8, CheckpointError> {
                     let codes = part(&format!("{which}{CODES}"))?.bytes.to_vec();
                     let scales = part(&format!("{which}{SCALES}"))?.to_f32()?;
-                    if codes.len() != length || scales.len() != length.div_ceil(crate::nn::BLOCK) {
+                    if codes.len() != length || scales.len() != length.div_ceil(BLOCK) {
                         let (codes, scales) = (codes.len(), scales.len());
                         return Err(refuse(format!("has {codes} codes and {scales} scales for {length} elements")));
                     }

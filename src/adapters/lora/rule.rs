@@ -2,7 +2,8 @@
 
 // n rows, i in_features, o out_features, r rank
 use crate::nn::{
-    LinearAdapter, LowRank, PlainMap, RateGroup, Weight, acts_in_training, cast_to, dropout, linear, row_squares, to_f32,
+    LinearAdapter, LowRank, PlainMap, RateGroup, Weight, acts_in_training, cast_to, dropout, linear, row_squares,
+    to_f32,
 };
 use burn::tensor::Tensor;
 
