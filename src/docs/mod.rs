@@ -6,6 +6,7 @@
 //! - [`templates`]: how a conversation becomes text, and what of it is learned.
 //! - [`alignment`]: preferences, judgements, rewards, classes and distillation; objectives and what they compare with.
 //! - [`adapters`]: LoRA and its kinds, (IA)³, virtual tokens; PEFT's files, merging, combining, switching off.
+//! - [`memory`]: running blocks again, small moments, weights that move in the backward pass.
 //! - [`resume`]: stopping, crashing and going on.
 //! - [`report`]: what a run leaves, and how to read it; TensorBoard and other trackers.
 //! - [`own_component`]: a projector, an encoder, an adapter, a data kind, an objective of your own.
@@ -27,6 +28,9 @@ pub mod alignment {}
 
 #[doc = include_str!("adapters.md")]
 pub mod adapters {}
+
+#[doc = include_str!("memory.md")]
+pub mod memory {}
 
 #[doc = include_str!("resume.md")]
 pub mod resume {}

@@ -120,6 +120,28 @@ struct VirtualKeys {
 }
 
 impl LayerCache {
+    /// Whether no token has come yet.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.held.is_none()
+    }
+
+    /// Takes out what every row begins with: keys and values, `[n, kv_heads·k]` each, or nothing; and where rows begin.
+    pub(crate) fn take_front(&mut self) -> (Vec<Tensor<2>>, Arc<[usize]>) {
+        match self.front.take() {
+            Some(VirtualKeys { k_nw, v_nw, starts }) => (vec![k_nw, v_nw], starts),
+            None => (Vec::new(), Vec::new().into()),
+        }
+    }
+
+    /// A cache before its first tokens that begins with what [`take_front`](Self::take_front) gave.
+    pub(crate) fn beginning_with(front: &[Tensor<2>], starts: &Arc<[usize]>) -> Self {
+        let front = match front {
+            [k_nw, v_nw] => Some(VirtualKeys { k_nw: k_nw.clone(), v_nw: v_nw.clone(), starts: starts.clone() }),
+            _ => None,
+        };
+        Self { held: None, front }
+    }
+
     /// Appends the keys and values of new tokens and returns everything held.
     ///
     /// # Shapes

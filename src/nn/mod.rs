@@ -8,8 +8,10 @@
 
 mod activation;
 mod adamw;
+mod adamw_8bit;
 mod attention;
 mod composed;
+mod dropout;
 mod embedding;
 #[cfg(feature = "cpu")]
 pub mod flex;
@@ -20,6 +22,7 @@ mod mlp;
 mod norm;
 pub mod params;
 mod quant;
+pub mod recompute;
 mod rope;
 mod starts;
 mod virtual_tokens;
@@ -28,7 +31,9 @@ mod weight;
 pub use activation::{Activation, UnknownActivation};
 pub(crate) use adamw::row_squares;
 pub use adamw::{AdamWStep, AdamWTensors, adamw_step, sums_of_squares};
+pub use adamw_8bit::{AdamW8Tensors, BLOCK, CodeMap, MIN_8BIT_ELEMENTS, Moment8, adamw_8bit_step};
 pub use attention::{AttentionSpec, KvCache, LayerCache, SequenceLayout, attention};
+pub use dropout::{acts_in_training, dropout, seed_dropout};
 pub use embedding::{Embedding, PutRows, TRAINED_ROWS, TRAINED_ROWS_KEY, TrainedRows};
 pub(crate) use linear::linear;
 pub use linear::{AdapterSlot, FIXED, Linear, LinearAdapter, PlainMap, RateGroup};

@@ -14,6 +14,11 @@ pub use available::{available, resident};
 
 use super::preflight::bytes;
 use crate::nn::params::ParamInfo;
+use crate::nn::recompute::Selection;
+use crate::trainer::Optim;
+use crate::vlm::Part;
+use activations::layer_of;
+use std::collections::BTreeMap;
 
 /// Bytes of a value in f32.
 const F32: usize = 4;
@@ -37,8 +42,12 @@ pub struct Known<'a> {
     pub evaluation: Option<(Batch, usize)>,
     /// What stands beside the model that is trained.
     pub beside: OtherModels,
-    /// Bytes of each trained value that the optimizer keeps: two moments in f32 are 8.
-    pub moments: usize,
+    /// How the optimizer holds its moments.
+    pub optim: Optim,
+    /// Which blocks are run again in the backward pass.
+    pub recompute: Option<Selection>,
+    /// Whether a block's gradients go as soon as its weights have moved.
+    pub in_backward: bool,
     /// Bytes that the process has already: code, tokenizer, records.
     pub base: usize,
     /// Batches that are made ahead.
@@ -105,10 +114,33 @@ const PROCESS: usize = 24 << 20;
 /// What each thread keeps for its kernels: packed operands and scratch.
 const THREAD: usize = 10 << 20;
 
+impl Known<'_> {
+    fn trained(&self) -> impl Iterator<Item = &ParamInfo> {
+        self.parameters.iter().filter(|p| (self.trained)(&p.name))
+    }
+
+    /// Bytes of the optimizer's moments on the device.
+    fn moments(&self) -> usize {
+        self.trained().map(|p| self.optim.bytes(p.len())).sum()
+    }
+}
+
+/// Bytes of the gradients that live at the same time: all, or those outside of the blocks and one block's.
+fn gradients(known: &Known<'_>) -> usize {
+    let mut blocks = BTreeMap::<(Part, usize), usize>::new();
+    let mut outside = 0;
+    for parameter in known.trained() {
+        match layer_of(&parameter.name).filter(|_| known.in_backward) {
+            Some(layer) => *blocks.entry((Part::of(&parameter.name), layer)).or_default() += parameter.len(),
+            None => outside += parameter.len(),
+        }
+    }
+    F32 * (outside + blocks.into_values().max().unwrap_or(0))
+}
+
 impl MemoryPlan {
     /// Adds up a run.
     pub fn new(known: &Known<'_>) -> Self {
-        let trained: usize = known.parameters.iter().filter(|p| (known.trained)(&p.name)).map(ParamInfo::len).sum();
         let sum = |wanted: bool| -> usize {
             known.parameters.iter().filter(|p| (known.trained)(&p.name) == wanted).map(known.weight).sum()
         };
@@ -119,9 +151,9 @@ impl MemoryPlan {
             weights: frozen + own,
             frozen,
             beside: known.beside.others + known.beside.copied,
-            gradients: trained * F32,
-            moments: trained * known.moments,
-            activations: blocks.kept(&known.batch),
+            gradients: gradients(known),
+            moments: known.moments(),
+            activations: blocks.kept(&known.batch, known.recompute),
             loss: loss.chunk + loss.rows,
             work: blocks.work(&known.batch),
             evaluation: known.evaluation.map_or(0, |(batch, answer)| blocks.evaluation(&batch, answer)),
@@ -135,8 +167,11 @@ impl MemoryPlan {
         let waiting = if known.accumulates { plan.gradients } else { 0 };
         // The head's gradient is made with the loss, while every activation is there.
         let forward = waiting + plan.activations + loss.head_gradient + plan.loss;
-        let early = waiting + plan.activations + loss.head_gradient + loss.rows + plan.work;
-        let late = waiting + plan.gradients + blocks.kept_by_one(&known.batch) + plan.work;
+        let one = blocks.kept_by_one(&known.batch);
+        // The last block is there whole, also where it had to be run again for it.
+        let last = if known.recompute.is_some() { one } else { 0 };
+        let early = waiting + plan.activations + last + loss.head_gradient + loss.rows + plan.work;
+        let late = waiting + plan.gradients + one + plan.work;
         plan.moving = forward.max(early).max(late).max(plan.evaluation);
         plan.overhead =
             PROCESS + known.threads * THREAD + plan.moving * ALLOCATOR / 100 + plan.gradients * LINGERING / 100;

@@ -211,6 +211,9 @@ where
                 "train.bf16 is for GPUs: the CPU converts whole operands on every product and is slower with it; leave it out".to_owned(),
             ));
         }
+        if let Err(error) = settings.train.check_device(is_flex(&chosen.device)) {
+            return Err(RecipeError::Usage(format!("train: {error}")));
+        }
         let (name, remote) = (self.name, self.remote);
         let stores = self.task == Task::Store;
         let preparation = Preparation { name, arguments, settings, remote, stores, recorded: None, chosen: &chosen };

@@ -17,7 +17,7 @@ use crate::nn::{FIXED, is_flex};
 use crate::objectives::Objective;
 use crate::projector::Projector;
 use crate::trainer::anchor::AnchorPlan;
-use crate::trainer::{Reference, Signal, Train};
+use crate::trainer::{Optim, Reference, Signal, Train};
 use crate::vision::{VisionEncoder, VisionTower};
 use crate::vlm::Layout;
 use rand_chacha::ChaCha8Rng;
@@ -142,7 +142,9 @@ where
                 copied: sized.parameters.iter().filter(copied).map(weight).sum(),
                 others: sized.others,
             },
-            moments: 8,
+            optim: Optim::of(&settings.train),
+            recompute: settings.train.recompute(),
+            in_backward: settings.train.optimizer_in_backward,
             base: sized.base,
             threads: rayon::current_num_threads(),
             queued: train.dataloader_num_workers * train.dataloader_prefetch_factor,
@@ -251,13 +253,22 @@ where
 
     /// What to change, the largest part first.
     fn advice(&self, plan: &MemoryPlan) -> String {
+        let train = &self.settings.train;
         let mut ways: Vec<(usize, &str)> = vec![
             (
                 plan.activations + plan.work,
                 "smaller micro-batches (--auto-batch, or train.per_device_train_batch_size with more \
               train.gradient_accumulation_steps) or a smaller data.max_tokens_count",
             ),
+            (
+                if train.gradient_checkpointing { 0 } else { plan.activations },
+                "train.gradient_checkpointing=true, which costs about a third more time",
+            ),
             (plan.gradients + plan.moments, "an adapter (Lora) instead of the whole model, or fewer trained parts"),
+            (
+                if train.optim.ends_with("8bit") { 0 } else { plan.moments },
+                "train.optim=adamw_8bit, which holds moments in a quarter of the memory",
+            ),
             (plan.evaluation, "a smaller train.per_device_eval_batch_size"),
             (plan.beside, "reference: AdapterOff or Stored, which hold no second model"),
             (plan.data, "a smaller train.dataloader_prefetch_factor"),

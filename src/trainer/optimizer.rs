@@ -1,9 +1,10 @@
 //! AdamW over a module's named parameters: groups, accumulation, global norm, moments.
 
 use super::Train;
-use crate::nn::{AdamWStep, AdamWTensors, RateGroup, adamw_step, params, sums_of_squares};
+use super::moments::{Moments, Optim};
+use crate::nn::{AdamWStep, RateGroup, params, sums_of_squares};
 use crate::vlm::Part;
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use params::{NamedMapper, NamedVisitor};
 use std::collections::BTreeMap;
@@ -61,6 +62,53 @@ impl GradientSum {
         params::visit(model, &mut Collect { gradients, sums: &mut self.sums });
     }
 
+    /// Adds another sum, parameter by parameter.
+    pub fn merge(&mut self, other: Self) {
+        for (name, gradient) in other.sums {
+            let sum = match self.sums.remove(&name) {
+                Some(sum) => sum + gradient,
+                None => gradient,
+            };
+            self.sums.insert(name, sum);
+        }
+    }
+
+    /// Takes out the sums of some of `model`'s parameters.
+    pub fn take<M: Module>(&mut self, model: &M, ids: &[ParamId]) -> Self {
+        struct Take<'a> {
+            ids: &'a [ParamId],
+            from: &'a mut BTreeMap<String, Tensor<1>>,
+            taken: BTreeMap<String, Tensor<1>>,
+        }
+        impl NamedVisitor for Take<'_> {
+            fn visit<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+                if self.ids.contains(&param.id) {
+                    self.taken.extend(self.from.remove_entry(name));
+                }
+            }
+        }
+        let mut take = Take { ids, from: &mut self.sums, taken: BTreeMap::new() };
+        if !ids.is_empty() {
+            params::visit(model, &mut take);
+        }
+        Self { sums: take.taken }
+    }
+
+    /// Sum of squares of each parameter's gradient.
+    pub(super) fn squares(&self) -> BTreeMap<String, f64> {
+        self.norms().into_iter().map(|(name, square)| (name.to_owned(), square)).collect()
+    }
+
+    /// The flat sums by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor<1>)> {
+        self.sums.iter().map(|(name, sum)| (name.as_str(), sum))
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.sums.is_empty()
+    }
+
     /// Euclidean norm over all parameters, in f64 on the host; parameters in the order of their names.
     pub fn global_norm(&self) -> f64 {
         self.norms().values().sum::<f64>().sqrt()
@@ -78,23 +126,14 @@ impl GradientSum {
     }
 }
 
-/// First and second moments of one parameter, flat.
-#[derive(Clone, Debug)]
-pub struct Moments {
-    /// Running mean of the gradient.
-    pub first: Tensor<1>,
-    /// Running mean of its square.
-    pub second: Tensor<1>,
-    /// Updates made: a parameter without a gradient, such as the projector's in a batch without images, makes none.
-    pub steps: usize,
-}
-
 /// AdamW with torch's arithmetic.
 ///
 /// # Source
 /// `torch.optim.AdamW`: decay before the update, bias-corrected moments, ε outside the root.
 #[derive(Debug, Default)]
 pub struct AdamW {
+    /// How moments are held.
+    pub optim: Optim,
     /// Moments by parameter name.
     pub moments: BTreeMap<String, Moments>,
     /// How fast parameters learn under LoRA+, by name; others learn at the base's rate.
@@ -142,9 +181,9 @@ impl NamedMapper for Stepper<'_> {
     fn map<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let Some(gradient) = self.gradients.remove(name) else { return param };
         let length = gradient.dims()[0];
-        let zeros = || flat(vec![0.0; length], &gradient.device());
-        let moments =
-            self.adam.moments.remove(name).unwrap_or_else(|| Moments { first: zeros(), second: zeros(), steps: 0 });
+        let optim = self.adam.optim;
+        let moments = self.adam.moments.remove(name);
+        let moments = moments.unwrap_or_else(|| Moments::new(length, optim, &gradient.device()));
         let steps = moments.steps + 1;
         let update = AdamWStep {
             bias_correction1: 1.0 - self.common.beta1.powf(steps as f64),
@@ -156,9 +195,9 @@ impl NamedMapper for Stepper<'_> {
         let (id, tensor, mapper) = param.consume();
         let shape = tensor.dims();
         // Nothing else may hold the weights here, or the update in place becomes a copy.
-        let tensors = AdamWTensors { param: tensor.inner().reshape([length]), m: moments.first, v: moments.second };
-        let AdamWTensors { param, m, v } = adamw_step(tensors, gradient, update);
-        self.adam.moments.insert(name.to_owned(), Moments { first: m, second: v, steps });
+        let weights = tensor.inner().reshape([length]);
+        let (param, moments) = moments.step(weights, gradient, update, optim.home);
+        self.adam.moments.insert(name.to_owned(), moments);
         let tensor = param.reshape(shape).autodiff().require_grad();
         Param::from_mapped_value(id, tensor, mapper)
     }

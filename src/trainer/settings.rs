@@ -1,6 +1,8 @@
 //! The settings of a training run, under the names of Hugging Face's `TrainingArguments`.
 
+use super::moments::{Home, Optim};
 use super::track::ReportTo;
+use crate::nn::recompute::{Keep, Selection};
 use crate::settings::{Component, Kind, SettingError};
 
 /// Parameters of [`Train`] that are about generated answers: a model that yields scores has none.
@@ -69,6 +71,23 @@ crate::component! {
         pub adam_epsilon: f64 = 1e-8 => Kind::number().above(0.0),
         /// Gradients are scaled down to this global norm; 0 does not clip.
         pub max_grad_norm: f64 = 1.0 => Kind::number().at_least(0.0),
+        /// How AdamW holds its moments: `adamw_torch` in f32; `adamw_8bit` in 8 bits, block by block, as bitsandbytes does
+        /// (those of parameters below 4096 elements stay in f32); `paged_adamw_32bit` and `paged_adamw_8bit` in host memory,
+        /// from where one parameter's at a time comes to the device, for GPUs.
+        pub optim: String = "adamw_torch".to_owned() => Kind::choice(Optim::NAMES),
+        /// Changes each block's weights in the backward pass as soon as their gradient is known, so that no full gradient is
+        /// held. Needs `gradient_checkpointing`; goes without accumulation and without clipping, which want all gradients
+        /// first.
+        pub optimizer_in_backward: bool = false => Kind::bool(),
+        /// Keeps only the inputs of blocks and runs the blocks again in the backward pass: less memory, about a third more
+        /// time, the same bits on the CPU.
+        pub gradient_checkpointing: bool = false => Kind::bool(),
+        /// Runs only every this-manieth block again, the first one included.
+        pub gradient_checkpointing_every: usize = 1 => Kind::count(),
+        /// Runs again only among this many first blocks of a stack; left open, all.
+        pub gradient_checkpointing_first: Option<usize> = None => Kind::count().or_none(),
+        /// The kept inputs wait in host memory; for GPUs.
+        pub gradient_checkpointing_offload: bool = false => Kind::bool(),
         /// Order of the records: as they are, shuffled, by length, LLaVA's groups of one modality and like length, or bucketed:
         /// micro-batches of like length (transformers' `group_by_length`), that with the longest record first.
         pub sampler: String = "shuffled".to_owned() => Kind::choice(&["sequential", "shuffled", "length", "modality", "bucketed"]),
@@ -114,7 +133,7 @@ crate::component! {
         /// Batches that each of them is ahead.
         pub dataloader_prefetch_factor: usize = 2 => Kind::count(),
     }
-    check = Train::check_rules;
+    check = Train::check_together;
 }
 
 impl Train {
@@ -127,7 +146,82 @@ impl Train {
         self.greater_is_better.unwrap_or(!less)
     }
 
-    fn check_rules(&self) -> Result<(), SettingError> {
+    /// Which blocks are run again in the backward pass.
+    pub fn recompute(&self) -> Option<Selection> {
+        self.gradient_checkpointing.then(|| Selection {
+            every: self.gradient_checkpointing_every,
+            first: self.gradient_checkpointing_first.unwrap_or(usize::MAX),
+            keep: if self.gradient_checkpointing_offload { Keep::Host } else { Keep::Device },
+        })
+    }
+
+    /// Refuses what a device cannot do; `cpu` says whether it is the CPU.
+    ///
+    /// # Errors
+    /// [`SettingError`] names the setting and says why.
+    pub fn check_device(&self, cpu: bool) -> Result<(), SettingError> {
+        if !cpu {
+            return Ok(());
+        }
+        if self.gradient_checkpointing_offload {
+            return Err(SettingError::rule(
+                "`gradient_checkpointing_offload` moves what is kept from a GPU's memory to the host's, but the device is \
+                 the CPU, whose memory is the host's; leave it out"
+                    .to_owned(),
+            ));
+        }
+        if Optim::of(self).home == Home::Host {
+            return Err(SettingError::rule(format!(
+                "`optim` is {}, which moves moments from a GPU's memory to the host's, but the device is the CPU, whose \
+                 memory is the host's; take {}",
+                self.optim,
+                if self.optim.ends_with("8bit") { "adamw_8bit" } else { "adamw_torch" }
+            )));
+        }
+        Ok(())
+    }
+
+    fn check_together(&self) -> Result<(), SettingError> {
+        self.check_recompute()?;
+        self.check_packing()?;
+        self.check_best()
+    }
+
+    fn check_recompute(&self) -> Result<(), SettingError> {
+        if !self.gradient_checkpointing {
+            let given = [
+                ("gradient_checkpointing_every", self.gradient_checkpointing_every != 1),
+                ("gradient_checkpointing_first", self.gradient_checkpointing_first.is_some()),
+                ("gradient_checkpointing_offload", self.gradient_checkpointing_offload),
+                ("optimizer_in_backward", self.optimizer_in_backward),
+            ];
+            if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
+                return Err(SettingError::rule(format!(
+                    "`{name}` is given, but `gradient_checkpointing` is false; set it to true, or leave `{name}` out"
+                )));
+            }
+        }
+        if !self.optimizer_in_backward {
+            return Ok(());
+        }
+        if self.gradient_accumulation_steps > 1 {
+            return Err(SettingError::rule(format!(
+                "`optimizer_in_backward` changes weights in the first backward pass, but `gradient_accumulation_steps` is {}; \
+                 set it to 1 and raise `per_device_train_batch_size`, or leave `optimizer_in_backward` out",
+                self.gradient_accumulation_steps
+            )));
+        }
+        if self.max_grad_norm > 0.0 {
+            return Err(SettingError::rule(format!(
+                "`optimizer_in_backward` changes weights before the norm of all gradients is known, but `max_grad_norm` is {}; \
+                 set it to 0, or leave `optimizer_in_backward` out",
+                self.max_grad_norm
+            )));
+        }
+        Ok(())
+    }
+
+    fn check_packing(&self) -> Result<(), SettingError> {
         if self.packing && !["sequential", "shuffled"].contains(&self.sampler.as_str()) {
             return Err(SettingError::rule(format!(
                 "`packing` is true and `sampler` is {}, but packed rows are all about as long, and records of any length share \

@@ -1,7 +1,8 @@
 //! What a run checkpoint holds: trained weights, moments, counters.
 
 use super::anchor::Anchor;
-use super::optimizer::{AdamW, Moments, flat};
+use super::moments::{Moments, Optim};
+use super::optimizer::AdamW;
 use super::policy::Policy;
 use crate::checkpoint::{self, CheckpointError, HostTensor, Pending, Shards, bridge, run};
 use crate::nn::params::{ParamInfo, list_trainable};
@@ -111,10 +112,7 @@ pub fn save<M: Policy>(
     let weights = bridge::to_host(model, |_, trainable| trainable);
     let mut moments = Vec::new();
     for (name, held) in &optimizer.moments {
-        moments.push(Pending::host(format!("{name}/first"), bridge::host(held.first.clone())));
-        moments.push(Pending::host(format!("{name}/second"), bridge::host(held.second.clone())));
-        let steps = (held.steps as u64).to_le_bytes().to_vec();
-        moments.push(Pending::owned(format!("{name}/steps"), vec![1], checkpoint::Dtype::U64, steps));
+        moments.extend(held.pending(name));
     }
     let weights = weights.into_iter().map(|(name, tensor)| Pending::host(name, tensor)).collect();
     let mut files = vec![
@@ -161,11 +159,13 @@ pub struct Saved<M> {
 /// Puts a checkpoint's weights into `model`, and into a reference that changes, and reads the optimizer and the counters.
 ///
 /// # Errors
-/// [`CheckpointError`] where the checkpoint does not belong to this model.
+/// [`CheckpointError`] where the checkpoint does not belong to this model, or its moments are held otherwise than `optim`
+/// says.
 pub fn restore<M: Policy>(
     found: &run::Found,
     model: M,
     anchor: Anchor<M>,
+    optim: Optim,
     device: &Device,
 ) -> Result<Saved<M>, CheckpointError> {
     let counters = counters(found)?;
@@ -179,21 +179,10 @@ pub fn restore<M: Policy>(
         other => other,
     };
     let shards = Shards::open_file(&found.path.join(OPTIMIZER))?;
-    let mut optimizer = AdamW::default();
+    let mut optimizer = AdamW { optim, ..AdamW::default() };
+    let plain = device.clone().inner();
     for view in shards.iter() {
-        let Some(name) = view.name.strip_suffix("/first") else { continue };
-        let second = shards.get(&format!("{name}/second"));
-        let steps = shards.get(&format!("{name}/steps")).and_then(|v| v.bytes.try_into().ok()).map(u64::from_le_bytes);
-        let (Some(second), Some(steps)) = (second, steps) else {
-            return Err(CheckpointError::tensor(view.file, name, "has a first moment, but no second or no step count"));
-        };
-        let plain = device.clone().inner();
-        let moments = Moments {
-            first: flat(view.to_f32()?, &plain),
-            second: flat(second.to_f32()?, &plain),
-            steps: steps as usize,
-        };
-        optimizer.moments.insert(name.to_owned(), moments);
+        optimizer.moments.extend(Moments::read(&shards, &view, optim, &plain)?);
     }
     Ok(Saved { model, anchor, optimizer, counters })
 }

@@ -6,6 +6,8 @@ use super::policy::{Policy, Signal};
 use super::run::TrainError;
 use crate::data::Batch;
 use crate::example::Shape;
+use crate::nn::recompute::{Recorded, Selection, record};
+use crate::nn::seed_dropout;
 use crate::objectives::{Inputs, Metric, Objective, State, StepTotals};
 use burn::tensor::{Device, Tensor};
 
@@ -17,6 +19,15 @@ pub(super) struct Stepping<'a, O, P> {
     pub device: &'a Device,
     pub seed: u64,
     pub step: usize,
+    /// Which blocks are run again.
+    pub recompute: Option<Selection>,
+}
+
+/// The forward pass of one micro-batch.
+pub(super) struct Forward {
+    pub loss: Tensor<1>,
+    pub metrics: Vec<Metric>,
+    pub recorded: Recorded,
 }
 
 /// What a step found.
@@ -44,25 +55,21 @@ impl<O: Objective<Signal: Signal>, P: Policy> Stepping<'_, O, P> {
         let mut metrics = Vec::new();
         let mut loss: Option<Tensor<1>> = None;
         for (number, batch) in batches.iter().enumerate() {
-            // The reference first: what it needs in between is gone before the policy keeps its own for the gradients.
-            let reference = self.reference(batch)?;
-            let mismatched = self.mismatched(model, batch);
-            // Dropout depends on the step alone, so that a resumed run draws what an unbroken one draws.
-            self.device.seed(mix(self.seed, self.step as u64, number as u64));
-            let policy = O::Signal::of(model, batch, self.device, &self.objective.wants());
-            let plain = self.device.clone().inner();
-            metrics.extend(self.others.observe(&policy, batch, <O::Example as Shape>::PLACES, &plain));
-            let inputs = Inputs { policy, reference, mismatched, facts: &batch.facts };
-            let found = self.objective.loss(inputs, totals, state);
-            metrics.extend(found.metrics);
-            let plain = found.value.clone().inner();
+            let forward = self.forward(model, batch, number, totals, state)?;
+            metrics.extend(forward.metrics);
+            let plain = forward.loss.clone().inner();
             loss = Some(match loss {
                 None => plain,
                 Some(sum) => sum + plain,
             });
-            if found.value.is_tracked() {
-                let mut found = found.value.backward();
-                gradients.add(model, &mut found);
+            if forward.loss.is_tracked() {
+                // Summed up by itself first, so that the bits are those of one backward pass.
+                let mut own = GradientSum::default();
+                for mut stride in forward.recorded.backward(forward.loss) {
+                    own.add(model, &mut stride.gradients);
+                    gradients.merge(own.take(model, &stride.complete));
+                }
+                gradients.merge(own);
             }
         }
         let loss: f64 = loss.map_or(f64::NAN, |l| l.into_scalar::<f32>().into());
@@ -71,6 +78,32 @@ impl<O: Objective<Signal: Signal>, P: Policy> Stepping<'_, O, P> {
             return Err(self.blame(model, batches, loss, norm));
         }
         Ok(Found { loss, norm, gradients, metrics })
+    }
+
+    /// Loss and metrics of the micro-batch `number`.
+    pub fn forward(
+        &self,
+        model: &P,
+        batch: &Batch,
+        number: usize,
+        totals: &StepTotals,
+        state: &mut State,
+    ) -> Result<Forward, TrainError> {
+        // The reference first: what it needs in between is gone before the policy keeps its own for the gradients.
+        let reference = self.reference(batch)?;
+        let mismatched = self.mismatched(model, batch);
+        // Dropout depends on the step alone, so that a resumed run draws what an unbroken one draws.
+        let seed = mix(self.seed, self.step as u64, number as u64);
+        self.device.seed(seed);
+        seed_dropout(seed);
+        let (policy, recorded) =
+            record(self.recompute, || O::Signal::of(model, batch, self.device, &self.objective.wants()));
+        let plain = self.device.clone().inner();
+        let mut metrics = self.others.observe(&policy, batch, <O::Example as Shape>::PLACES, &plain);
+        let inputs = Inputs { policy, reference, mismatched, facts: &batch.facts };
+        let found = self.objective.loss(inputs, totals, state);
+        metrics.extend(found.metrics);
+        Ok(Forward { loss: found.value, metrics, recorded })
     }
 
     fn reference(&self, batch: &Batch) -> Result<Option<O::Signal>, TrainError> {
@@ -90,7 +123,7 @@ impl<O: Objective<Signal: Signal>, P: Policy> Stepping<'_, O, P> {
     }
 
     /// Finds the record of which something is not finite; where there is none, the loss itself or the gradient is to blame.
-    fn blame(&self, model: &P, batches: &[Batch], loss: f64, norm: f64) -> TrainError {
+    pub fn blame(&self, model: &P, batches: &[Batch], loss: f64, norm: f64) -> TrainError {
         let (model, device, step) = (model.valid(), self.device.clone().inner(), self.step);
         for batch in batches {
             let signal = O::Signal::of(&model, batch, &device, &Default::default());

@@ -2,6 +2,7 @@
 
 use super::Train;
 use super::anchor::{Anchor, Others};
+use super::moments::Optim;
 use super::optimizer::AdamW;
 use super::policy::{Policy, Signal};
 use super::run::TrainError;
@@ -49,7 +50,8 @@ impl<O: Objective<Signal: Signal>, P: Policy> Stepper<O, P> {
         if crate::nn::is_flex(&device) {
             crate::device::keep_freed_memory();
         }
-        let optimizer = AdamW { rate_groups: model.rate_groups(), ..AdamW::default() };
+        let optim = Optim::of(&settings);
+        let optimizer = AdamW { optim, rate_groups: model.rate_groups(), ..AdamW::default() };
         Self { objective, settings, device, model, others, optimizer, state: State::default(), done: 0 }
     }
 
@@ -66,6 +68,7 @@ impl<O: Objective<Signal: Signal>, P: Policy> Stepper<O, P> {
             device: &self.device,
             seed: self.settings.seed,
             step,
+            recompute: self.settings.recompute(),
         };
         let moving = Moving { settings: &self.settings, optimizer: &mut self.optimizer, factor };
         let (model, found) = moving.update(&stepping, self.model, batches, totals, &mut self.state)?;
@@ -96,12 +99,17 @@ impl Moving<'_> {
         totals: &StepTotals,
         state: &mut State,
     ) -> Result<(P, Stepped), TrainError> {
+        let Self { settings, optimizer, factor } = self;
+        if let (true, [batch]) = (settings.optimizer_in_backward, batches) {
+            let apply = |model, gradients| optimizer.step(model, gradients, settings, factor, 1.0);
+            return stepping.in_backward(model, batch, totals, state, apply);
+        }
         let found = stepping.gradients(&model, batches, totals, state)?;
-        let clip = match self.settings.max_grad_norm {
+        let clip = match settings.max_grad_norm {
             0.0 => 1.0,
             max => (max / (found.norm + 1e-6)).min(1.0),
         };
-        let model = self.optimizer.step(model, found.gradients, self.settings, self.factor, clip);
+        let model = optimizer.step(model, found.gradients, settings, factor, clip);
         Ok((model, Stepped { loss: found.loss, norm: found.norm, metrics: found.metrics }))
     }
 }

@@ -51,7 +51,7 @@ impl Rules {
 }
 
 /// Part of a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     /// The image encoder.
     VisionTower,

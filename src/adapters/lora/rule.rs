@@ -1,8 +1,11 @@
 //! The arithmetic of LoRA and DoRA on one linear layer.
 
 // n rows, i in_features, o out_features, r rank
-use crate::nn::{LinearAdapter, LowRank, PlainMap, RateGroup, Weight, cast_to, linear, row_squares, to_f32};
-use burn::tensor::{Distribution, Tensor};
+use crate::nn::{
+    LinearAdapter, LowRank, PlainMap, RateGroup, Weight, acts_in_training, cast_to, dropout, linear, row_squares,
+    to_f32,
+};
+use burn::tensor::Tensor;
 
 /// Scale, dropout and kind of one adapter.
 ///
@@ -27,7 +30,7 @@ impl LinearAdapter for LoraRule {
 
     fn forward(&self, x_ni: Tensor<2>, weight: &Weight, bias_o: Option<Tensor<1>>, params: &[Tensor<2>]) -> Tensor<2> {
         let dropped =
-            (self.dropout > 0.0 && params[0].is_require_grad()).then(|| dropout(to_f32(x_ni.clone()), self.dropout));
+            (self.dropout > 0.0 && acts_in_training(&params[0])).then(|| dropout(to_f32(x_ni.clone()), self.dropout));
         self.map(x_ni, dropped, (weight, bias_o), params)
     }
 
@@ -136,13 +139,6 @@ fn lora(
             weight.linear(x_ni, bias_o) + cast_to(update.on(dropped), dtype)
         }
     }
-}
-
-/// Zeroes a share of the elements and scales the others up, as `torch.nn.Dropout` in training.
-fn dropout(x: Tensor<2>, probability: f64) -> Tensor<2> {
-    let keep = 1.0 - probability;
-    let mask = x.clone().inner().random_like(Distribution::Bernoulli(keep)) / keep;
-    x * mask.autodiff()
 }
 
 #[cfg(all(test, feature = "cpu"))]

@@ -3,6 +3,7 @@
 // b batch, t tokens, d hidden width, v vocabulary
 use super::config::LlamaConfig;
 use crate::models::CausalLm;
+use crate::nn::recompute::Chain;
 use crate::nn::{
     Activation, AttentionSpec, Embedding, KvCache, LayerCache, Linear, RmsNorm, Rope, SequenceLayout, attention,
     gated_mlp,
@@ -94,16 +95,26 @@ impl CausalLm for LlamaForCausalLm {
 
     fn hidden(&self, x_btd: Tensor<3>, layout: &SequenceLayout, mut cache: Option<&mut KvCache>) -> Tensor<3> {
         let t = x_btd.dims()[1];
-        let rope = self.config.rope().table(layout.positions_of(t), &x_btd.device());
-        let mut x = x_btd;
+        let mut chain = Chain::new(x_btd);
+        let rope = self.config.rope().table(layout.positions_of(t), &chain.constants());
         for (index, layer) in self.layers.iter().enumerate() {
-            let held = cache.as_deref_mut().map(|c| &mut c.layers[index]);
-            x = layer.forward(x, &rope, &self.config.attention(index, layout), held);
+            let (rope, spec) = (rope.clone(), self.config.attention(index, layout));
+            chain = match cache.as_deref_mut().map(|c| &mut c.layers[index]) {
+                None => chain.block(layer, Vec::new(), move |layer, x, _| layer.forward(x, &rope, &spec, None)),
+                Some(held) if chain.records() && held.is_fresh() => {
+                    // A pass that is recorded fills no cache: only its virtual keys come in.
+                    let (front, starts) = held.take_front();
+                    chain.block(layer, front, move |layer, x, front| {
+                        layer.forward(x, &rope, &spec, Some(&mut LayerCache::beginning_with(front, &starts)))
+                    })
+                }
+                Some(held) => chain.call(|x| layer.forward(x, &rope, &spec, Some(held))),
+            };
         }
         if let Some(cache) = cache {
             cache.length += t;
         }
-        self.norm.forward(x)
+        self.norm.forward(chain.finish())
     }
 
     fn head(&self) -> Tensor<2> {

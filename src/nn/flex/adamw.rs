@@ -75,7 +75,7 @@ pub(super) fn plain<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
 }
 
 /// A tensor whose storage is its elements and nothing else, without a copy where it is so already.
-fn owned(tensor: FlexTensor) -> FlexTensor {
+pub(super) fn owned(tensor: FlexTensor) -> FlexTensor {
     let whole = tensor.layout().start_offset() == 0
         && tensor.bytes().len() == tensor.layout().num_elements() * size_of::<f32>();
     if tensor.is_contiguous() && whole { tensor } else { tensor.to_contiguous() }
@@ -83,20 +83,22 @@ fn owned(tensor: FlexTensor) -> FlexTensor {
 
 /// The f32 scalars of the inner loop.
 pub(super) struct Coefficients {
-    keep: f32,
-    lerp: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
-    bias_correction2_sqrt: f32,
-    eps: f32,
-    minus_step_size: f32,
-    grad_scale: f32,
+    pub(super) keep: f32,
+    pub(super) beta1: f32,
+    pub(super) lerp: f32,
+    pub(super) beta2: f32,
+    pub(super) one_minus_beta2: f32,
+    pub(super) bias_correction2_sqrt: f32,
+    pub(super) eps: f32,
+    pub(super) minus_step_size: f32,
+    pub(super) grad_scale: f32,
 }
 
 impl Coefficients {
-    fn new(hyper: &AdamWStep) -> Self {
+    pub(super) fn new(hyper: &AdamWStep) -> Self {
         Self {
             keep: (1.0 - hyper.lr * hyper.weight_decay) as f32,
+            beta1: hyper.beta1 as f32,
             lerp: (1.0 - hyper.beta1) as f32,
             beta2: hyper.beta2 as f32,
             one_minus_beta2: (1.0 - hyper.beta2) as f32,

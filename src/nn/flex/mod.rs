@@ -18,12 +18,13 @@
 //! # Layout
 //! `kernels` holds the shared arithmetic, `gemm` and `project` matrix products, `buffer` memory;
 //! `quant` products with quantized weights and `quant_linear` their operation;
-//! `rows`, `norm`, `activation`, `linear`, `attention` (with `attention_parts` and `attention_backward`) and `adamw` one
-//! operation each on flex's own tensors; `extension` registers them with burn, and `steps` are their steps on the autodiff
-//! tape. `token_nll` and `divergence`, which yield more than one result, bring steps of their own.
+//! `rows`, `norm`, `activation`, `linear`, `attention` (with `attention_parts` and `attention_backward`), `adamw` and
+//! `adamw_8bit` one operation each on flex's own tensors; `extension` registers them with burn, and `steps` are their
+//! steps on the autodiff tape. `token_nll` and `divergence`, which yield more than one result, bring steps of their own.
 
 mod activation;
 mod adamw;
+mod adamw_8bit;
 mod attention;
 mod attention_backward;
 mod attention_parts;
@@ -45,6 +46,7 @@ mod tests;
 mod token_nll;
 
 pub use adamw::{adamw_step, row_squares, sum_of_squares};
+pub use adamw_8bit::adamw_8bit_step;
 pub(super) use divergence::divergence;
 pub use memory::Memory;
 pub(super) use token_nll::token_pass;

@@ -3,10 +3,12 @@
 // t tokens of a batch with padding, d model width
 use super::F32;
 use crate::nn::params::ParamInfo;
+use crate::nn::recompute::{Keep, Selection};
 use crate::nn::{FIXED, TRAINED_ROWS};
 use crate::vlm::Part;
 
-/// Elements of logits that the loss holds at a time, and the fewest rows of them, as the fused loss has it.
+/// Elements of logits that the loss holds at a time, and the fewest rows of them, as the fused loss has it; of a
+/// comparison of distributions, those of both models together.
 const CHUNK_ELEMENTS: usize = 8 << 20;
 const CHUNK_ROWS: usize = 64;
 
@@ -89,12 +91,25 @@ struct Map {
 /// What one block keeps and needs, in values for each token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Block {
+    /// Its input.
+    width: usize,
     /// Kept for the backward pass.
     kept: usize,
     /// At the same time at the most, in its backward pass.
     work: usize,
     /// At the same time at the most, in a pass without gradients.
     widest: usize,
+}
+
+impl Block {
+    /// Of the block at `index`, what is kept from its forward pass to its gradient: where it is run again its input alone.
+    fn kept_between(&self, index: usize, again: Option<Selection>) -> usize {
+        match again.filter(|selection| selection.takes(index) && self.kept > 0) {
+            None => self.kept,
+            Some(Selection { keep: Keep::Device, .. }) => self.width,
+            Some(Selection { keep: Keep::Host, .. }) => 0,
+        }
+    }
 }
 
 /// The blocks of decoder and tower.
@@ -137,10 +152,12 @@ impl Blocks {
         }
     }
 
-    /// Bytes that the forward pass keeps.
-    pub fn kept(&self, batch: &Batch) -> usize {
+    /// Bytes that the forward pass keeps, where these blocks are run again.
+    pub fn kept(&self, batch: &Batch, again: Option<Selection>) -> usize {
         let (decoder, tower) = (batch.tokens(), batch.images * self.hints.image_tokens);
-        let sum = |blocks: &[Block]| blocks.iter().map(|block| block.kept).sum::<usize>();
+        let sum = |blocks: &[Block]| -> usize {
+            blocks.iter().enumerate().map(|(index, block)| block.kept_between(index, again)).sum()
+        };
         // The final norm keeps what the last block gives.
         F32 * (sum(&self.decoder) * decoder + sum(&self.tower) * tower + self.hints.width * decoder)
     }
@@ -164,13 +181,10 @@ impl Blocks {
             return Loss::default();
         }
         let n = batch.supervised;
-        let chunk = match self.hints.distributions {
-            // Logits, their log-softmax and its gradient, of the policy, and the reference's.
-            true => 4 * n,
-            false => (CHUNK_ELEMENTS / vocabulary / CHUNK_ROWS * CHUNK_ROWS).max(CHUNK_ROWS).min(n),
-        };
+        let models = if self.hints.distributions { 2 } else { 1 };
+        let chunk = (CHUNK_ELEMENTS / models / vocabulary / CHUNK_ROWS * CHUNK_ROWS).max(CHUNK_ROWS).min(n);
         Loss {
-            chunk: F32 * chunk * vocabulary,
+            chunk: F32 * models * chunk * vocabulary,
             // The states that were picked, their gradient, and the gradient spread over all positions.
             rows: F32 * width * (2 * n + batch.tokens()),
             head_gradient: if self.trains_head { F32 * vocabulary * width } else { 0 },
@@ -239,8 +253,8 @@ fn block(maps: &[Map], tracked: bool, hints: Hints) -> Block {
     }
     let work = widest + 2 * width;
     match tracked {
-        true => Block { kept, work, widest: work },
-        false => Block { kept: 0, work: 0, widest: work },
+        true => Block { width, kept, work, widest: work },
+        false => Block { width, kept: 0, work: 0, widest: work },
     }
 }
 
@@ -268,7 +282,7 @@ fn maps(group: &[&ParamInfo], trained: &dyn Fn(&str) -> bool) -> Vec<Map> {
 }
 
 /// The number of the block that a parameter lies in.
-fn layer_of(name: &str) -> Option<usize> {
+pub(super) fn layer_of(name: &str) -> Option<usize> {
     let (_, rest) = name.split_once("layers.")?;
     rest.split('.').next()?.parse().ok()
 }
@@ -333,7 +347,7 @@ mod tests {
     const BATCH: Batch = Batch { rows: 3, length: 16, supervised: 10, images: 0, pixels: 0 };
 
     fn kept(adapted: bool, trained: &dyn Fn(&str) -> bool, hints: Hints) -> usize {
-        Blocks::of(&parameters(2, adapted), trained, hints).kept(&BATCH) / F32 / BATCH.tokens()
+        Blocks::of(&parameters(2, adapted), trained, hints).kept(&BATCH, None) / F32 / BATCH.tokens()
     }
 
     #[test]
@@ -352,6 +366,12 @@ mod tests {
         assert_eq!(kept(true, &adapter, HINTS), frozen + 2 * (8 + 2));
         assert_eq!(kept(true, &adapter, Hints { dropout: true, ..HINTS }), frozen + 2 * (8 + 2 + 16));
         assert_eq!(kept(true, &adapter, Hints { scales_outputs: true, ..HINTS }), frozen + 2 * (8 + 2 + 16));
+        // A block that is run again keeps its input.
+        let again = |selection| Blocks::of(&parameters(2, false), &|_| true, HINTS).kept(&BATCH, Some(selection));
+        let values = |kept: usize| kept / F32 / BATCH.tokens();
+        assert_eq!(values(again(Selection::ALL)), 3 * 8);
+        assert_eq!(values(again(Selection { first: 1, ..Selection::ALL })), 2 * 8 + (whole - 8) / 2);
+        assert_eq!(values(again(Selection { keep: Keep::Host, ..Selection::ALL })), 8);
         // Blocks below the first that is trained keep nothing.
         let upper = |name: &str| name.contains("layers.1.");
         assert_eq!(kept(false, &upper, HINTS), (whole - 8) / 2 + 8);
@@ -367,8 +387,10 @@ mod tests {
         assert_eq!(loss(&|name| name == TABLE, HINTS).head_gradient, 0);
         assert_eq!(loss(&|_| true, Hints { vocabulary: 0, ..HINTS }), Loss::default(), "scores");
         let many = Batch { supervised: 1 << 20, ..BATCH };
-        let chunk =
-            Blocks::of(&parameters(1, false), &|_| true, Hints { vocabulary: 32_000, ..HINTS }).loss(&many).chunk;
-        assert_eq!(chunk, 4 * 256 * 32_000, "no more than that, however many tokens are learned");
+        let chunk = |hints: Hints| {
+            Blocks::of(&parameters(1, false), &|_| true, Hints { vocabulary: 32_000, ..hints }).loss(&many).chunk
+        };
+        assert_eq!(chunk(HINTS), 4 * 256 * 32_000, "no more than that, however many tokens are learned");
+        assert_eq!(chunk(Hints { distributions: true, ..HINTS }), 4 * 2 * 128 * 32_000, "of both models");
     }
 }

@@ -2,6 +2,7 @@
 
 // n images, t tokens, d width, p patch side in pixels
 use super::config::{ClipConfig, FeatureSelect};
+use crate::nn::recompute::Chain;
 use crate::nn::{Activation, AttentionSpec, Embedding, LayerNorm, Linear, attention, cast_to, linear, params};
 use crate::vision::VisionTower;
 use burn::module::{Module, Param};
@@ -165,10 +166,12 @@ impl VisionTower for ClipVision {
     fn encode(&self, pixels_nchw: Tensor<4>) -> Tensor<3> {
         let layers = self.config.selected_state();
         let x = self.embed(pixels_nchw);
-        let mut x = self.pre_layrnorm.forward(x);
+        let mut chain = Chain::new(self.pre_layrnorm.forward(x));
         for layer in &self.encoder.layers[..layers] {
-            x = layer.forward(x, &self.config);
+            let config = self.config.clone();
+            chain = chain.block(layer, Vec::new(), move |layer, x, _| layer.forward(x, &config));
         }
+        let x = chain.finish();
         match self.config.select_feature {
             FeatureSelect::ClsPatch => x,
             FeatureSelect::Patch => {
