@@ -126,15 +126,15 @@ impl LayerCache {
     }
 
     /// Takes out what every row begins with: keys and values, `[n, kv_heads·k]` each, or nothing; and where rows begin.
-    pub(crate) fn take_front(&mut self) -> (Vec<Tensor<2>>, Arc<[usize]>) {
+    pub(crate) fn take_front(&mut self) -> (Vec<Tensor<2>>, Starts) {
         match self.front.take() {
             Some(VirtualKeys { k_nw, v_nw, starts }) => (vec![k_nw, v_nw], starts),
-            None => (Vec::new(), Vec::new().into()),
+            None => (Vec::new(), Starts::default()),
         }
     }
 
     /// A cache before its first tokens that begins with what [`take_front`](Self::take_front) gave.
-    pub(crate) fn beginning_with(front: &[Tensor<2>], starts: &Arc<[usize]>) -> Self {
+    pub(crate) fn beginning_with(front: &[Tensor<2>], starts: &Starts) -> Self {
         let front = match front {
             [k_nw, v_nw] => Some(VirtualKeys { k_nw: k_nw.clone(), v_nw: v_nw.clone(), starts: starts.clone() }),
             _ => None,

@@ -229,6 +229,10 @@ impl Train {
                 self.sampler
             )));
         }
+        Ok(())
+    }
+
+    fn check_best(&self) -> Result<(), SettingError> {
         if self.metric_for_best_model == "eval_exact_match" && self.eval_generate == 0 {
             return Err(SettingError::rule(
                 "`metric_for_best_model` is eval_exact_match, but `eval_generate` is 0, so nothing is ever generated; raise it"

@@ -104,6 +104,7 @@ pub(super) fn batch() -> Batch {
     Batch {
         rows,
         rows_per_example: 1,
+        line_of: Vec::new(),
         length,
         input_ids: ids,
         supervised,

@@ -6,10 +6,9 @@ use crate::nn::params;
 use crate::nn::recompute::{Keep, Selection};
 use crate::objectives::{Sft, State, StepTotals};
 use crate::trainer::anchor::{Anchor, Others};
-use crate::trainer::in_backward::Moved;
 use crate::trainer::optimizer::AdamW;
 use crate::trainer::step::Stepping;
-use crate::trainer::{GradientSum, Train};
+use crate::trainer::{GradientSum, Stepped, Train};
 use std::collections::BTreeMap;
 
 const EVERY_SECOND: Selection = Selection { every: 2, first: usize::MAX, keep: Keep::Device };
@@ -127,7 +126,7 @@ fn check_steps(name: &str, model: &Small, settings: &Train) {
             walked_adam.step(model, gradients, settings, 1.0, 1.0)
         };
         let moved = in_walk.in_backward(walked, &batch(), &totals(), &mut State::default(), apply);
-        let Moved { model, loss, norm, .. } = moved.unwrap();
+        let (model, Stepped { loss, norm, .. }) = moved.unwrap();
         walked = model;
         assert_eq!((loss.to_bits(), norm.to_bits()), (found.loss.to_bits(), found.norm.to_bits()), "{name} {step}");
         assert_eq!(weights(&walked), weights(&usual), "{name} {step}");
