@@ -48,6 +48,12 @@ const EXCEPTIONS: &[Exception] = &[
         names: &["params", "is_flex", "memory_of"],
         reason: "weights enter and leave burn modules by the names that this visitor gives them, and on the CPU in place",
     },
+    Exception {
+        from: "checkpoint",
+        to: "nn",
+        names: &["Blocks", "CodeBytes", "Levels", "NESTED_BLOCK", "QuantFormat", "Scales"],
+        reason: "quantized weights stay in the form that their file has: codes and scales as the kernels read them",
+    },
 ];
 
 /// Macros of the library, which stand at its root, and the modules that they come from.

@@ -1,6 +1,5 @@
 //! The memory plan against what a step takes, counted allocation by allocation.
 
-use burn::module::Module;
 use burn::tensor::Device;
 use firebrick::adapters::{Adapter, Lora};
 use firebrick::checkpoint::JsonFile;
@@ -8,9 +7,11 @@ use firebrick::data::Batch;
 use firebrick::device::{DeviceRequest, choose};
 use firebrick::models::{CausalLm, LanguageModel, Llama};
 use firebrick::nn::params::{self, ParamInfo};
+use firebrick::objectives::{Sft, StepTotals};
 use firebrick::projector::{NoProjector, Projector};
 use firebrick::recipe::memory::{Batch as Shape, Hints, Known, MemoryPlan};
-use firebrick::trainer::{AdamW, GradientSum, Policy, Train};
+use firebrick::settings::{Resolver, Section};
+use firebrick::trainer::{Anchor, Optim, Others, Stepper, Train};
 use firebrick::vision::{NoVision, VisionEncoder};
 use firebrick::vlm::Vlm;
 use rand_chacha::ChaCha8Rng;
@@ -80,74 +81,67 @@ struct Case {
     supervised: usize,
     lora: bool,
     micro: usize,
+    /// Settings of `train`, as after `--set`.
+    set: &'static [&'static str],
 }
 
+const FULL: Case = Case {
+    name: "full, dense",
+    width: 128,
+    layers: 3,
+    vocabulary: 1000,
+    rows: 4,
+    length: 256,
+    supervised: 255,
+    lora: false,
+    micro: 1,
+    set: &[],
+};
+
+const ADAPTER: Case = Case { name: "adapter, dense", lora: true, ..FULL };
+
+const HEAVY: Case = Case {
+    name: "full, more weights than tokens",
+    width: 256,
+    layers: 2,
+    vocabulary: 8000,
+    rows: 1,
+    length: 64,
+    supervised: 63,
+    ..FULL
+};
+
+const AGAIN: &str = "train.gradient_checkpointing=true";
+
 const CASES: &[Case] = &[
-    Case {
-        name: "full, dense",
-        width: 128,
-        layers: 3,
-        vocabulary: 1000,
-        rows: 4,
-        length: 256,
-        supervised: 255,
-        lora: false,
-        micro: 1,
-    },
-    Case {
-        name: "full, sparse",
-        width: 128,
-        layers: 3,
-        vocabulary: 1000,
-        rows: 4,
-        length: 256,
-        supervised: 16,
-        lora: false,
-        micro: 1,
-    },
-    Case {
-        name: "full, more weights than tokens",
-        width: 256,
-        layers: 2,
-        vocabulary: 8000,
-        rows: 1,
-        length: 64,
-        supervised: 63,
-        lora: false,
-        micro: 1,
-    },
-    Case {
-        name: "full, two micro-batches",
-        width: 256,
-        layers: 2,
-        vocabulary: 8000,
-        rows: 2,
-        length: 128,
-        supervised: 60,
-        lora: false,
-        micro: 2,
-    },
-    Case {
-        name: "adapter, dense",
-        width: 128,
-        layers: 3,
-        vocabulary: 1000,
-        rows: 4,
-        length: 256,
-        supervised: 255,
-        lora: true,
-        micro: 1,
-    },
+    FULL,
+    Case { name: "full, sparse", supervised: 16, ..FULL },
+    HEAVY,
+    Case { name: "full, two micro-batches", rows: 2, length: 128, supervised: 60, micro: 2, ..HEAVY },
+    ADAPTER,
     Case {
         name: "adapter, sparse, long",
-        width: 128,
         layers: 4,
         vocabulary: 4000,
         rows: 1,
         length: 1024,
         supervised: 100,
-        lora: true,
-        micro: 1,
+        ..ADAPTER
+    },
+    Case { name: "full, blocks run again", layers: 6, set: &[AGAIN], ..FULL },
+    Case {
+        name: "adapter, every second block run again",
+        layers: 6,
+        set: &[AGAIN, "train.gradient_checkpointing_every=2"],
+        ..ADAPTER
+    },
+    Case { name: "full, moments in 8 bits", set: &["train.optim=adamw_8bit"], ..HEAVY },
+    Case {
+        name: "full, optimizer in the backward walk",
+        layers: 8,
+        vocabulary: 1000,
+        set: &[AGAIN, "train.optimizer_in_backward=true", "train.max_grad_norm=0", "train.optim=adamw_8bit"],
+        ..HEAVY
     },
 ];
 
@@ -219,6 +213,7 @@ fn planned(case: &Case) -> usize {
     };
     let batch =
         Shape { rows: case.rows, length: case.length, supervised: case.rows * case.supervised, ..Shape::default() };
+    let settings = settings(case);
     MemoryPlan::new(&Known {
         parameters: &params::list(&model),
         trained: &|name| trained(case, name),
@@ -228,7 +223,9 @@ fn planned(case: &Case) -> usize {
         accumulates: case.micro > 1,
         evaluation: None,
         beside: Default::default(),
-        moments: 8,
+        optim: Optim::of(&settings),
+        recompute: settings.recompute(),
+        in_backward: settings.optimizer_in_backward,
         base: 0,
         queued: 0,
         threads: 2,
@@ -248,7 +245,7 @@ fn counted(case: &Case) -> usize {
 }
 
 fn train(case: &Case, device: &Device) {
-    let mut model = params::set_trainable(model(case, device), |name| trained(case, name));
+    let model = params::set_trainable(model(case, device), |name| trained(case, name));
     let tokens = case.rows * case.length;
     let batch = Batch {
         rows: case.rows,
@@ -260,15 +257,22 @@ fn train(case: &Case, device: &Device) {
         ends: vec![case.length; case.rows],
         ..Batch::default()
     };
-    let mut optimizer = AdamW::default();
+    let totals = StepTotals {
+        examples: case.rows * case.micro,
+        tokens: batch.supervised_by_place().iter().map(|tokens| tokens * case.micro).collect(),
+        training: true,
+    };
+    let others = Others { anchor: Anchor::None, observer: None };
+    let mut stepper = Stepper::new(Sft::default(), settings(case), model, others, device.clone());
+    let batches = vec![batch; case.micro];
     for _ in 0..STEPS {
-        let mut gradients = GradientSum::default();
-        for _ in 0..case.micro {
-            let found = rayon::scope(|_| Policy::log_probs(&model, &batch, device, &Default::default()));
-            let mut gradient = found.values.mean().neg().backward();
-            gradients.add(&model, &mut gradient);
-        }
-        model = optimizer.step(model, gradients, &Train::default(), 1.0, 1.0);
+        stepper = rayon::scope(|_| stepper.step(&batches, &totals, 1.0)).unwrap().0;
     }
-    assert!(model.num_params() > 0);
+    assert_eq!(stepper.done, STEPS);
+}
+
+fn settings(case: &Case) -> Train {
+    let set: Vec<String> = case.set.iter().map(|setting| (*setting).to_owned()).collect();
+    let resolved = Resolver::new(vec![Section::of::<Train>("train")]).command_line(&set).unwrap().finish();
+    resolved.section("train").unwrap()
 }

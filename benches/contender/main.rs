@@ -105,7 +105,7 @@ pub struct Options {
     /// auto, cpu, wgpu or cuda
     #[arg(long, default_value = "cpu")]
     pub device: String,
-    /// A setting of train, adapter or objective, as recipes take it
+    /// A setting of train, adapter, objective or quantize, as recipes take it
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Turns, without --serve

@@ -8,7 +8,7 @@ use firebrick::checkpoint::bridge::Hold;
 use firebrick::models::Llama;
 use firebrick::nn::params;
 use firebrick::projector::{NoProjector, Projector};
-use firebrick::recipe::{Loaded, Opened, VlmOf, adapter_file};
+use firebrick::recipe::{Loaded, Opened, Quantize, VlmOf, adapter_file};
 use firebrick::settings::{Component, Resolver, Section};
 use firebrick::trainer::Train;
 use firebrick::vision::VisionEncoder;
@@ -25,16 +25,26 @@ pub struct Settings<O> {
     pub train: Train,
     pub adapter: Lora,
     pub objective: O,
+    pub quantize: Quantize,
 }
 
 impl<O: Component> Settings<O> {
     pub fn new(options: &Options) -> anyhow::Result<Self> {
-        let sections =
-            vec![Section::of::<Lora>("adapter"), Section::of::<O>("objective"), Section::of::<Train>("train")];
+        let sections = vec![
+            Section::of::<Lora>("adapter"),
+            Section::of::<O>("objective"),
+            Section::of::<Quantize>("quantize"),
+            Section::of::<Train>("train"),
+        ];
         let resolved = Resolver::new(sections).command_line(&options.set)?.finish();
         let mut train: Train = resolved.section("train")?;
         train.language_model = train.language_model.or(Some(options.adapter == Tuning::None));
-        Ok(Self { train, adapter: resolved.section("adapter")?, objective: resolved.section("objective")? })
+        Ok(Self {
+            train,
+            adapter: resolved.section("adapter")?,
+            objective: resolved.section("objective")?,
+            quantize: resolved.section("quantize")?,
+        })
     }
 }
 
@@ -63,7 +73,8 @@ pub fn load<V: VisionEncoder, P: Projector, O: Component>(
     device: &Device,
 ) -> anyhow::Result<Loaded<Llama, V, P>> {
     let projector = P::default();
-    let opened = Opened::new(options.model()?, &Llama::default(), &V::default(), &projector, device)?;
+    let mut opened = Opened::new(options.model()?, &Llama::default(), &V::default(), &projector, device)?;
+    opened.quantize(&settings.quantize, &|name| trains::<P>(name, &settings.train))?;
     let hold = |name: &str| match (trains::<P>(name, &settings.train), settings.train.bf16) {
         (true, _) => Hold::Trained,
         (false, true) => Hold::Narrow,

@@ -168,8 +168,7 @@ impl MemoryPlan {
         // The head's gradient is made with the loss, while every activation is there.
         let forward = waiting + plan.activations + loss.head_gradient + plan.loss;
         let one = blocks.kept_by_one(&known.batch);
-        // The last block is there whole, also where it had to be run again for it.
-        let last = if known.recompute.is_some() { one } else { 0 };
+        let last = blocks.first_again(&known.batch, known.recompute);
         let early = waiting + plan.activations + last + loss.head_gradient + loss.rows + plan.work;
         let late = waiting + plan.gradients + one + plan.work;
         plan.moving = forward.max(early).max(late).max(plan.evaluation);

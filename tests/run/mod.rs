@@ -2,6 +2,7 @@
 
 mod alignment;
 mod cli;
+mod memory_settings;
 mod packing;
 mod prompt_learning;
 mod resume;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Output;
 
 /// `sft` on the tiny text model and 30 chats of 1 to 37 words.
-fn sft(folder: &Path, run: &Path, more: &[&str], fault: Option<(&str, String)>) -> Output {
+pub fn sft(folder: &Path, run: &Path, more: &[&str], fault: Option<(&str, String)>) -> Output {
     let data = folder.join("chats.jsonl");
     let chat = |i: usize| {
         let question = "word ".repeat(1 + i * 7 % 10 * 4);
@@ -39,7 +39,7 @@ fn sft(folder: &Path, run: &Path, more: &[&str], fault: Option<(&str, String)>) 
     command.output().unwrap()
 }
 
-fn said(output: &Output) -> String {
+pub fn said(output: &Output) -> String {
     assert!(output.status.success(), "{}", text(output));
     text(output)
 }

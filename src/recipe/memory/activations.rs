@@ -168,6 +168,15 @@ impl Blocks {
         F32 * (most(&self.decoder) * batch.tokens()).max(most(&self.tower) * batch.images * self.hints.image_tokens)
     }
 
+    /// Bytes that come back before the first gradient does: the last block's, where it is run again.
+    pub fn first_again(&self, batch: &Batch, again: Option<Selection>) -> usize {
+        let last = self.decoder.len().saturating_sub(1);
+        match again.is_some_and(|selection| selection.takes(last)) {
+            true => F32 * self.decoder.last().map_or(0, |block| block.kept) * batch.tokens(),
+            false => 0,
+        }
+    }
+
     /// Bytes that the backward pass of one block needs at a time.
     pub fn work(&self, batch: &Batch) -> usize {
         let most = |blocks: &[Block]| blocks.iter().map(|block| block.work).max().unwrap_or(0);
