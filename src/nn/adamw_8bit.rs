@@ -112,6 +112,7 @@ impl CodeTable {
 }
 
 /// One moment of one parameter: a code for each element and a scale for each block of [`BLOCK`].
+#[expect(clippy::large_enum_variant, reason = "one for each parameter: a box would save nothing")]
 #[derive(Clone, Debug)]
 pub enum Moment8 {
     /// In host memory: where the CPU computes, and where moments wait for a GPU to want them.
@@ -149,14 +150,14 @@ impl Moment8 {
     }
 
     /// In host memory.
-    pub fn to_host(self, length: usize) -> Self {
+    pub fn into_host(self, length: usize) -> Self {
         let Self::Device { packed, scales } = self else { return self };
         let packed = packed.into_data();
         let codes = packed.iter::<i64>().flat_map(|four| (four as u32).to_le_bytes()).take(length).collect();
         Self::Host { codes, scales: scales.into_data().iter::<f32>().collect() }
     }
 
-    fn to_device(self, device: &Device) -> Self {
+    fn into_device(self, device: &Device) -> Self {
         let Self::Host { mut codes, scales } = self else { return self };
         codes.resize(scales.len() * BLOCK, 0);
         let packed: Vec<i32> = codes.as_chunks::<4>().0.iter().map(|four| i32::from_le_bytes(*four)).collect();
@@ -187,7 +188,7 @@ fn composed(tensors: AdamW8Tensors, grad: Tensor<1>, u: AdamWStep) -> AdamW8Tens
     let AdamW8Tensors { param, m, v } = tensors;
     let (device, length) = (param.device(), param.dims()[0]);
     let (signed, unsigned) = (Codes::new(CodeMap::Signed, &device), Codes::new(CodeMap::Unsigned, &device));
-    let (m, v) = (signed.read(m.to_device(&device), length), unsigned.read(v.to_device(&device), length));
+    let (m, v) = (signed.read(m.into_device(&device), length), unsigned.read(v.into_device(&device), length));
     let grad = if u.grad_scale == 1.0 { grad } else { grad * u.grad_scale };
     let m = m * u.beta1 + grad.clone() * (1.0 - u.beta1);
     let v = v * u.beta2 + grad.square() * (1.0 - u.beta2);
@@ -328,7 +329,7 @@ mod tests {
             tensors = step(tensors, upload(number_of_step), update);
         }
         for (moment, name) in [(tensors.m, "first"), (tensors.v, "second")] {
-            let Moment8::Host { codes, scales } = moment.to_host(length) else { unreachable!() };
+            let Moment8::Host { codes, scales } = moment.into_host(length) else { unreachable!() };
             let expected = bytes(&reference, &format!("{name}_codes"));
             assert_eq!(codes.iter().zip(&expected).filter(|(a, b)| a != b).count(), 0, "{name}");
             assert_eq!(codes.len(), expected.len());
@@ -356,7 +357,7 @@ mod tests {
     fn codes_survive_the_way_to_a_device_and_back() {
         let codes: Vec<u8> = (0..700).map(|i| (i * 37 % 256) as u8).collect();
         let moment = Moment8::Host { codes: codes.clone(), scales: vec![1.0, 2.0, 3.0] };
-        let Moment8::Host { codes: back, scales } = moment.to_device(&Device::flex()).to_host(700) else {
+        let Moment8::Host { codes: back, scales } = moment.into_device(&Device::flex()).into_host(700) else {
             unreachable!()
         };
         assert_eq!((back, scales), (codes, vec![1.0, 2.0, 3.0]));

@@ -12,6 +12,7 @@ use burn::tensor::{Device, Tensor};
 /// The weight of a [`Linear`](super::Linear), `[out, in]` as PyTorch has it.
 ///
 /// Adapters multiply with it through [`linear`](Weight::linear) and [`lora`](Weight::lora), whatever it is.
+#[expect(clippy::large_enum_variant, reason = "one for each layer: a box would save nothing")]
 #[derive(Clone, Debug)]
 pub enum Weight {
     /// A parameter, f32 or, frozen on a GPU, bf16.

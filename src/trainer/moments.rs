@@ -77,6 +77,7 @@ pub struct Moments {
 }
 
 /// The running mean of a gradient and that of its square.
+#[expect(clippy::large_enum_variant, reason = "one for each parameter: a box would save nothing")]
 #[derive(Clone, Debug)]
 pub enum Held {
     /// In f32 on the device, flat.
@@ -133,7 +134,7 @@ impl Moments {
         };
         let held = match home {
             Home::Device => held,
-            Home::Host => held.to_host(),
+            Home::Host => held.into_host(),
         };
         (param, Self { held, steps })
     }
@@ -150,7 +151,7 @@ impl Moments {
             Held::Eight { first, second, length } => {
                 let mut parts = Vec::new();
                 for (which, moment) in [("first", first), ("second", second)] {
-                    let Moment8::Host { codes, scales } = moment.to_host(length) else {
+                    let Moment8::Host { codes, scales } = moment.into_host(length) else {
                         unreachable!("it was read back")
                     };
                     parts.push(Pending::owned(format!("{name}/{which}{CODES}"), vec![length], Dtype::U8, codes));
@@ -212,7 +213,7 @@ impl Moments {
                 Held::Eight { first: moment("first")?, second: moment("second")?, length }
             }
         };
-        let held = if optim.home == Home::Host { held.to_host() } else { held };
+        let held = if optim.home == Home::Host { held.into_host() } else { held };
         let steps = part("steps")?.bytes.try_into().map(u64::from_le_bytes);
         let steps = steps.map_err(|_| refuse("has a step count that is no number".to_owned()))? as usize;
         Ok(Some((name.to_owned(), Self { held, steps })))
@@ -224,12 +225,12 @@ const SCALES: &str = "_scales";
 const FIRST_CODES: &str = "/first_codes";
 
 impl Held {
-    fn to_host(self) -> Self {
+    fn into_host(self) -> Self {
         match self {
             Self::Full { first, second } => Self::Paged { first: values(first), second: values(second) },
             Self::Paged { .. } => self,
             Self::Eight { first, second, length } => {
-                Self::Eight { first: first.to_host(length), second: second.to_host(length), length }
+                Self::Eight { first: first.into_host(length), second: second.into_host(length), length }
             }
         }
     }

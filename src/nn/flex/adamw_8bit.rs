@@ -41,7 +41,7 @@ pub fn adamw_8bit_step(tensors: AdamW8Tensors, grad: Tensor<1>, hyper: AdamWStep
 }
 
 fn parts(moment: Moment8, length: usize) -> (Vec<u8>, Vec<f32>) {
-    match moment.to_host(length) {
+    match moment.into_host(length) {
         Moment8::Host { codes, scales } => (codes, scales),
         Moment8::Device { .. } => unreachable!("it was read back"),
     }

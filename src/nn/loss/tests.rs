@@ -132,7 +132,7 @@ fn nothing_is_an_empty_answer() {
     for rows in [None, Some(2)] {
         let Problem { head, targets, .. } = problem();
         let hidden = values([1, 5], 1).slice([0..0, 0..5]).autodiff();
-        let targets = targets.slice([0..0]);
+        let targets = targets.slice(0..0);
         let asked = Asked { argmax: true, spread: true, ..Asked::default() };
         let (found, aside) = match rows {
             Some(rows) => chunked::token_pass(hidden, head.clone(), targets, asked, rows),

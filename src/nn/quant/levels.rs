@@ -97,7 +97,7 @@ pub(super) static DYNAMIC: LazyLock<[f32; 256]> = LazyLock::new(|| {
     let mut levels = Vec::with_capacity(256);
     for exponent in 0..7 {
         let items = 1_usize << exponent;
-        let scale = 10_f64.powi(exponent as i32 - 6) as f32;
+        let scale = 10_f64.powi(exponent - 6) as f32;
         let boundary = |i: usize| boundary(i, items + 1);
         for i in 0..items {
             let mean = scale * ((boundary(i) + boundary(i + 1)) / 2.0);

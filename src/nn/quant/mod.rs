@@ -264,6 +264,7 @@ pub struct Quantized {
     storage: Storage,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one for each layer: a box would save nothing")]
 #[derive(Clone, Debug)]
 enum Storage {
     /// For the CPU's kernels.
