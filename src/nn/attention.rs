@@ -3,7 +3,6 @@
 // b batch, t queries, s keys, h heads, g heads per key-value head, v key-value heads, k head width
 use super::rope::Rope;
 use super::starts::Starts;
-use super::virtual_tokens::put_in_front;
 use burn::tensor::Tensor;
 use std::ops::Range;
 
@@ -102,96 +101,6 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, rope: Option<&Rope>, 
         }
     };
     super::composed::attention(q, k, v, spec.clone())
-}
-
-/// Keys and values of one layer, rotated already.
-#[derive(Clone, Debug, Default)]
-pub struct LayerCache {
-    held: Option<(Tensor<3>, Tensor<3>)>,
-    front: Option<VirtualKeys>,
-}
-
-/// Trained keys and values that every row begins with, until the first tokens come.
-#[derive(Clone, Debug)]
-struct VirtualKeys {
-    k_nw: Tensor<2>,
-    v_nw: Tensor<2>,
-    starts: Starts,
-}
-
-impl LayerCache {
-    /// Whether no token has come yet.
-    pub(crate) fn is_fresh(&self) -> bool {
-        self.held.is_none()
-    }
-
-    /// Takes out what every row begins with: keys and values, `[n, kv_heads·k]` each, or nothing; and where rows begin.
-    pub(crate) fn take_front(&mut self) -> (Vec<Tensor<2>>, Starts) {
-        match self.front.take() {
-            Some(VirtualKeys { k_nw, v_nw, starts }) => (vec![k_nw, v_nw], starts),
-            None => (Vec::new(), Starts::default()),
-        }
-    }
-
-    /// A cache before its first tokens that begins with what [`take_front`](Self::take_front) gave.
-    pub(crate) fn beginning_with(front: &[Tensor<2>], starts: &Starts) -> Self {
-        let front = match front {
-            [k_nw, v_nw] => Some(VirtualKeys { k_nw: k_nw.clone(), v_nw: v_nw.clone(), starts: starts.clone() }),
-            _ => None,
-        };
-        Self { held: None, front }
-    }
-
-    /// Appends the keys and values of new tokens and returns everything held.
-    ///
-    /// # Shapes
-    /// `[b, t, kv_heads·k]` each.
-    pub fn append(&mut self, k: Tensor<3>, v: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
-        // Only now is it known which keys are padding, behind which the virtual ones go.
-        let (k, v) = match self.front.take() {
-            None => (k, v),
-            Some(VirtualKeys { k_nw, v_nw, starts }) => {
-                (put_in_front(k, k_nw, &starts), put_in_front(v, v_nw, &starts))
-            }
-        };
-        let both = match self.held.take() {
-            None => (k, v),
-            Some((past_k, past_v)) => (Tensor::cat(vec![past_k, k], 1), Tensor::cat(vec![past_v, v], 1)),
-        };
-        self.held = Some(both.clone());
-        both
-    }
-}
-
-/// One [`LayerCache`] per layer of a decoder.
-#[derive(Clone, Debug, Default)]
-pub struct KvCache {
-    /// The layers, first to last.
-    pub layers: Vec<LayerCache>,
-    /// Tokens held.
-    pub length: usize,
-}
-
-impl KvCache {
-    /// An empty cache for `layers` layers.
-    pub fn new(layers: usize) -> Self {
-        Self { layers: vec![LayerCache::default(); layers], length: 0 }
-    }
-    /// Begins every row with `n` virtual tokens. The first tokens that come after are given the layout
-    /// `SequenceLayout { starts, past: n }`, those after them `past: n + t`.
-    ///
-    /// # Shapes
-    /// `table_nw`: `[n, 2·layers·kv_heads·k]`, a layer's keys before its values; not rotated. `starts`: where the rows of
-    /// the first tokens begin.
-    pub fn prefill(&mut self, table_nw: Tensor<2>, starts: &Starts) {
-        let [n, width] = table_nw.dims();
-        let w = width / (2 * self.layers.len()).max(1);
-        for (layer, cache) in self.layers.iter_mut().enumerate() {
-            let part = |index: usize| table_nw.clone().narrow(1, (2 * layer + index) * w, w);
-            cache.front = Some(VirtualKeys { k_nw: part(0), v_nw: part(1), starts: starts.clone() });
-        }
-        self.length += n;
-    }
 }
 
 #[cfg(all(test, feature = "cpu"))]

@@ -1,0 +1,222 @@
+//! A model that decodes several rows at once, with one cache for all of them.
+
+// b lanes, t new tokens, d hidden width, v vocabulary
+use super::decoding::{Answers, Ask, Common, Tokens};
+use super::driver::StepModel;
+use crate::data::{Encoded, PadSide, Padding, collate};
+use crate::models::CausalLm;
+use crate::nn::{KvCache, SequenceLayout, is_flex, linear, to_f32, token_stats};
+use crate::projector::ProjectorModel;
+use crate::vision::VisionTower;
+use crate::vlm::{Vlm, VlmInputs};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use std::convert::Infallible;
+
+/// Padding in front of every lane below which it is not worth a copy to be rid of it.
+const COMPACTED: usize = 64;
+
+/// The lanes of a [`Vlm`]: a batch that is padded on the left, whose rows join and leave.
+///
+/// Give it a model without gradients: a tracked one would keep every step's graph.
+#[derive(Debug)]
+pub struct Lanes<'a, L: CausalLm, T: VisionTower, P: ProjectorModel> {
+    model: &'a Vlm<L, T, P>,
+    device: Device,
+    pad_token: u32,
+    room: usize,
+    rows: Option<Rows>,
+}
+
+/// The lanes in progress.
+#[derive(Debug)]
+struct Rows {
+    cache: KvCache,
+    /// Tokens of padding in front of each lane.
+    starts: Vec<usize>,
+    /// The last hidden states so far, each of length 1, `[b, n, d]`; kept for contrastive search alone.
+    directions: Option<Tensor<3>>,
+}
+
+impl<'a, L: CausalLm, T: VisionTower, P: ProjectorModel> Lanes<'a, L, T, P> {
+    /// No lanes yet. `room` is how many tokens an answer may have: up to that many, a step writes its keys and values beside the
+    /// others instead of moving them.
+    pub fn new(model: &'a Vlm<L, T, P>, pad_token: u32, room: usize, device: &Device) -> Self {
+        Self { model, device: device.clone(), pad_token, room, rows: None }
+    }
+
+    /// Reads prompts that are batched already, padded on the left.
+    pub fn read(&mut self, inputs: &VlmInputs, asks: &[Ask]) -> Answers {
+        let [b, t] = inputs.ids_bt.dims();
+        let starts: Vec<usize> = (0..b).map(|row| inputs.layout.starts.of(row).first().copied().unwrap_or(0)).collect();
+        let virtual_tokens = self.model.virtual_tokens.as_ref().map_or(0, |tokens| tokens.table().dims()[0]);
+        let room = t + virtual_tokens + self.room;
+        let mut cache = self.model.language_model.new_cache().with_room(room);
+        let hidden = self.model.hidden(inputs, Some(&mut cache));
+        let directions = asks.iter().any(|ask| ask.similarity).then(|| {
+            // Virtual tokens have no hidden states of their own in what comes back.
+            let front = cache.length - t;
+            let own = directions_of(hidden.clone());
+            match front {
+                0 => own,
+                n => Tensor::cat(vec![Tensor::zeros([b, n, own.dims()[2]], &own.device()), own], 1),
+            }
+        });
+        let answers = self.answers(last(hidden), asks);
+        let similarities = directions.as_ref().map(|all| likeness(all, &starts)).unwrap_or_default();
+        let new = Rows { cache, starts, directions };
+        match &mut self.rows {
+            None => self.rows = Some(new),
+            Some(rows) => rows.join(new),
+        }
+        Answers { similarities, ..answers }
+    }
+
+    fn answers(&self, last_bd: Tensor<2>, asks: &[Ask]) -> Answers {
+        let head = self.model.language_model.head();
+        let b = last_bd.dims()[0];
+        let common = Common::of(asks);
+        if common == Common::Likeliest {
+            let unused = Tensor::<1, Int>::zeros([b], &last_bd.device());
+            return Answers::chosen(ids(token_stats(last_bd, head, unused).argmax));
+        }
+        let logits_bv = to_f32(linear(last_bd, head, None));
+        let vocabulary = logits_bv.dims()[1];
+        // The CPU's logits are in host memory already.
+        let tokens = match common {
+            _ if is_flex(&self.device) => Tokens::Logits { vocabulary, logits: floats(logits_bv) },
+            Common::Best(n) => best(logits_bv, n.min(vocabulary)),
+            Common::Draw { temperatures, uniforms } => Tokens::Chosen(draw(logits_bv, &temperatures, &uniforms)),
+            Common::Likeliest | Common::Logits => Tokens::Logits { vocabulary, logits: floats(logits_bv) },
+        };
+        Answers { tokens, similarities: Vec::new() }
+    }
+}
+
+impl<L: CausalLm, T: VisionTower, P: ProjectorModel> StepModel for Lanes<'_, L, T, P> {
+    type Prompt = Encoded;
+    type Error = Infallible;
+
+    fn start(&mut self, prompts: Vec<Encoded>, asks: &[Ask]) -> Result<Answers, Infallible> {
+        let padding = Padding { token: self.pad_token, side: PadSide::Left, multiple_of: 1 };
+        let inputs = VlmInputs::upload(&collate(&prompts, &padding), &self.device);
+        Ok(self.read(&inputs, asks))
+    }
+
+    fn step(&mut self, tokens: &[u32], asks: &[Ask]) -> Result<Answers, Infallible> {
+        let Some(mut rows) = self.rows.take() else { return Ok(Answers::chosen(Vec::new())) };
+        let ids: Vec<i32> = tokens.iter().map(|&id| id as i32).collect();
+        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [tokens.len(), 1]), &self.device);
+        let layout = SequenceLayout { past: rows.cache.length, ..SequenceLayout::with_starts(rows.starts.clone()) };
+        let decoder = &self.model.language_model;
+        let hidden = decoder.hidden(decoder.embed(ids), &layout, Some(&mut rows.cache));
+        rows.directions = match rows.directions.take() {
+            Some(all) if asks.iter().any(|ask| ask.similarity) => {
+                Some(Tensor::cat(vec![all, directions_of(hidden.clone())], 1))
+            }
+            _ => None,
+        };
+        let similarities = rows.directions.as_ref().map(|all| likeness(all, &rows.starts)).unwrap_or_default();
+        let answers = self.answers(last(hidden), asks);
+        self.rows = Some(rows);
+        Ok(Answers { similarities, ..answers })
+    }
+
+    fn keep(&mut self, lanes: &[usize]) -> Result<(), Infallible> {
+        self.rows = self.rows.take().filter(|_| !lanes.is_empty()).map(|rows| rows.kept(lanes, &self.device));
+        Ok(())
+    }
+}
+
+impl Rows {
+    /// These lanes, in this order; padding that all of them have in front goes.
+    fn kept(mut self, lanes: &[usize], device: &Device) -> Self {
+        let index: Vec<i32> = lanes.iter().map(|&lane| lane as i32).collect();
+        let index = Tensor::<1, Int>::from_data(TensorData::new(index, [lanes.len()]), device);
+        self.cache.keep(lanes, device);
+        self.starts = lanes.iter().map(|&lane| self.starts[lane]).collect();
+        self.directions = self.directions.map(|all| all.select(0, index));
+        let common = self.starts.iter().copied().min().unwrap_or(0);
+        if common >= COMPACTED && 2 * common >= self.cache.length {
+            self.cache.forget_front(common);
+            self.starts.iter_mut().for_each(|start| *start -= common);
+            let left = self.cache.length;
+            self.directions = self.directions.map(|all| all.narrow(1, common, left));
+        }
+        self
+    }
+
+    fn join(&mut self, other: Self) {
+        let moved = self.cache.join(other.cache);
+        self.starts.iter_mut().for_each(|start| *start += moved[0]);
+        self.starts.extend(other.starts.iter().map(|start| start + moved[1]));
+        self.directions = match (self.directions.take(), other.directions) {
+            (Some(these), Some(those)) => Some(Tensor::cat(vec![behind(these, moved[0]), behind(those, moved[1])], 0)),
+            _ => None,
+        };
+    }
+}
+
+/// With `n` tokens of nothing in front.
+fn behind(x_bnd: Tensor<3>, n: usize) -> Tensor<3> {
+    let [b, _, d] = x_bnd.dims();
+    match n {
+        0 => x_bnd,
+        n => Tensor::cat(vec![Tensor::zeros([b, n, d], &x_bnd.device()), x_bnd], 1),
+    }
+}
+
+/// Hidden states of length 1, f32.
+fn directions_of(hidden_btd: Tensor<3>) -> Tensor<3> {
+    let hidden = to_f32(hidden_btd);
+    let length = hidden.clone().square().sum_dim(2).sqrt().clamp_min(f32::MIN_POSITIVE);
+    hidden / length
+}
+
+/// The greatest cosine similarity of each lane's last direction to those before it, from its start on.
+fn likeness(all_bnd: &Tensor<3>, starts: &[usize]) -> Vec<f32> {
+    let [b, n, _] = all_bnd.dims();
+    if n < 2 {
+        return vec![0.0; b];
+    }
+    let newest = all_bnd.clone().narrow(1, n - 1, 1);
+    let values = floats((all_bnd.clone().narrow(1, 0, n - 1) * newest).sum_dim(2).reshape([b, n - 1]));
+    let of = |(lane, row): (usize, &[f32])| row[starts[lane].min(n - 2)..].iter().copied().fold(f32::MIN, f32::max);
+    values.chunks_exact(n - 1).enumerate().map(of).collect()
+}
+
+/// The hidden states of the last position, `[b, d]`.
+fn last(hidden_btd: Tensor<3>) -> Tensor<2> {
+    let [b, t, d] = hidden_btd.dims();
+    hidden_btd.narrow(1, t - 1, 1).reshape([b, d])
+}
+
+/// The best `n` of each row, chosen where the logits are.
+fn best(logits_bv: Tensor<2>, n: usize) -> Tokens {
+    let top = logits_bv.clone().max_dim(1);
+    let log_sums = (logits_bv.clone() - top.clone()).exp().sum_dim(1).log() + top;
+    let (values, indices) = logits_bv.topk_with_indices(n, 1);
+    let indices = ids(indices);
+    Tokens::Best { width: n, ids: indices, logits: floats(values), log_sums: floats(log_sums) }
+}
+
+/// A token of each row, drawn where the logits are.
+fn draw(logits_bv: Tensor<2>, temperatures: &[f32], uniforms: &[f64]) -> Vec<u32> {
+    let ([b, v], device) = (logits_bv.dims(), logits_bv.device());
+    let column = |values: Vec<f32>| Tensor::<2>::from_data(TensorData::new(values, [b, 1]), &device);
+    let heated = logits_bv / column(temperatures.to_vec());
+    let weights = (heated.clone() - heated.max_dim(1)).exp();
+    let passed = weights.cumsum(1);
+    let total = passed.clone().narrow(1, v - 1, 1);
+    let until = total * column(uniforms.iter().map(|&uniform| uniform as f32).collect());
+    // As many as are passed come before it. A draw that rounds up to the whole takes the last token.
+    let index = passed.lower_equal(until).int().sum_dim(1);
+    ids(index).into_iter().map(|id| id.min(v as u32 - 1)).collect()
+}
+
+fn ids<const D: usize>(tensor: Tensor<D, Int>) -> Vec<u32> {
+    tensor.into_data().iter::<i64>().map(|id| id as u32).collect()
+}
+
+fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().iter::<f32>().collect()
+}
