@@ -158,7 +158,9 @@ impl Scored {
         if scores.iter().any(|score| score.is_nan() || *score == f32::INFINITY) {
             return Err(not_finite);
         }
-        Ok(Self { best: math::top(scores, if rules.sample { scores.len() } else { ranked }), reported })
+        // Whatever can come may be drawn.
+        let possible = || (0..).zip(scores.iter().copied()).filter(|(_, score)| *score > f32::NEG_INFINITY).collect();
+        Ok(Self { best: if rules.sample { possible() } else { math::top(scores, ranked) }, reported })
     }
 
     fn logprob(&self, id: u32) -> Option<TokenLogprob> {

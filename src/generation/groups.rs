@@ -135,7 +135,7 @@ struct Step {
 impl Search for GroupSearch {
     fn asks(&self, row: &RowSettings) -> Vec<Ask> {
         // A penalized token falls behind; as many more are needed as can be penalized.
-        let penalized = self.rules.beams * (self.groups.len() - 1);
+        let penalized = self.rules.beams * self.groups.len().saturating_sub(1);
         let want = ask_best(row, BeamRules::ranked(row, self.rules.beams) + penalized, !row.decoding.filters.is_empty());
         let lanes = if self.started { self.groups.iter().map(|group| group.beams.len()).sum() } else { 1 };
         vec![Ask { want, similarity: false }; lanes]

@@ -90,12 +90,12 @@ impl RowState {
         }
         let search: Box<dyn Search> = match &row.decoding.method {
             Method::Greedy => Box::new(Strands::new(&row, 1)),
-            Method::Sample { sequences } => Box::new(Strands::new(&row, *sequences)),
+            Method::Sample { sequences } => Box::new(Strands::new(&row, (*sequences).max(1))),
             Method::Beams(rules) => Box::new(BeamSearch::new(&row, rules.clone())),
             Method::DiverseBeams { rules, groups, penalty } => {
                 Box::new(GroupSearch::new(&row, rules.clone(), *groups, *penalty))
             }
-            Method::Contrastive { candidates, alpha } => Box::new(Contrastive::new(&row, *candidates, *alpha)),
+            Method::Contrastive { candidates, alpha } => Box::new(Contrastive::new(&row, (*candidates).max(1), *alpha)),
         };
         // A prompt as long as `max_length` has no room for an answer: the model need not see it.
         let lanes = usize::from(row.limit() > 0);

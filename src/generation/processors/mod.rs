@@ -2,7 +2,7 @@
 //!
 //! A [`LogitsProcessor`] sees one row at a time: its prompt without padding, what was generated, and the scores of the
 //! whole vocabulary, which it changes in place. Other crates can write their own and add them to
-//! [`Decoding::processors`](super::Decoding::processors).
+//! [`Decoding::processors`](super::decoding::Decoding::processors).
 //!
 //! The order is that of transformers: [`SequenceBias`], [`RepetitionPenalty`], ([`FrequencyPenalty`], [`PresencePenalty`]:
 //! transformers has none), [`NoRepeatNgram`], [`BadWords`], [`MinLength`], [`MinNewTokens`], [`AllowedTokens`],

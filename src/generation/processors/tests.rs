@@ -37,7 +37,7 @@ impl Vocabulary for Mute {
         Vec::new()
     }
 
-    fn token_id(&self, _: &str) -> Option<u32> {
+    fn special_id(&self, _: &str) -> Option<u32> {
         None
     }
 }

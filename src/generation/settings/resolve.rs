@@ -17,18 +17,17 @@ pub trait Vocabulary {
     /// The ids of a text, without special tokens around it.
     fn encode(&self, text: &str) -> Vec<u32>;
 
-    /// The id of a token that is written like this as a whole.
-    fn token_id(&self, text: &str) -> Option<u32>;
+    /// The id of the special token that is written like this, which leaves no text behind.
+    fn special_id(&self, text: &str) -> Option<u32>;
 }
 
 impl Generation {
     /// What the search works with.
     ///
-    /// A stop string that is a token of its own becomes a stop token: special tokens never show up in the text.
+    /// A stop string that is a special token becomes a stop token: it would never show up in the text.
     ///
     /// # Errors
-    /// [`SettingError::Rule`]: settings that do not fit together, a bad word without tokens, and a stop token that
-    /// `allowed_token_ids` leaves out although nothing else could end an answer early.
+    /// [`SettingError::Rule`]: settings that do not fit together, and a bad word without tokens.
     pub fn resolve(&self, vocabulary: &dyn Vocabulary) -> Result<Decoding, SettingError> {
         self.check_together()?;
         let (tokens, strings) = self.stops(vocabulary);
@@ -53,7 +52,7 @@ impl Generation {
         let mut ids = TokenIds::all(&self.eos_token_id);
         let mut strings = Vec::new();
         for stop in &self.stop_strings {
-            match vocabulary.token_id(stop) {
+            match vocabulary.special_id(stop) {
                 Some(id) => ids.push(id),
                 None => strings.push(stop.clone()),
             }
