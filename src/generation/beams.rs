@@ -1,9 +1,9 @@
 //! Beam search.
 //!
 //! The bookkeeping is that of transformers 5, in `f32` as there: at each step the best `(1 + stop tokens)·beams`
-//! continuations are ranked; those among the first `beams` that end an answer go to the finished ones with
-//! `score / length^length_penalty`, where the length counts the generated tokens, the last one included; the best that do
-//! not end one go on. Where fewer than `beams` real ones are left, places are filled with ones of a score of about -10⁹,
+//! continuations are ranked; those among the first `beams` that end an answer go to the finished ones with `score /
+//! length^length_penalty`, where the length counts the generated tokens, the last one included; the best that do not
+//! end one go on. Where fewer than `beams` real ones are left, places are filled with ones of a score of about -10⁹,
 //! which are never returned.
 
 use super::choose::{Choice, Reported, TokenLogprob};
@@ -32,7 +32,8 @@ pub struct BeamRules {
 }
 
 impl BeamRules {
-    /// How many continuations are ranked for `beams` beams, so that enough are left when all stop tokens are among them.
+    /// How many continuations are ranked for `beams` beams, so that enough are left when all stop tokens are among
+    /// them.
     pub(super) fn ranked(row: &RowSettings, beams: usize) -> usize {
         beams.saturating_mul((1 + row.decoding.stop.ids.len()).max(2))
     }
@@ -103,8 +104,8 @@ enum Heard {
 }
 
 impl Scored {
-    /// Scores the continuations of the beam that has generated `generated`. Of each token in `taken` the score falls by its
-    /// penalty before the processors see it.
+    /// Scores the continuations of the beam that has generated `generated`. Of each token in `taken` the score falls by
+    /// its penalty before the processors see it.
     pub(super) fn new(
         row: &RowSettings,
         generated: &[u32],
@@ -116,7 +117,8 @@ impl Scored {
         match lane {
             Lane::Logits(scores) => Self::of_all(row, generated, scores, rules, taken, ranked),
             Lane::Best { ids, logits, log_sum } if row.decoding.processors.is_empty() && !rules.sample => {
-                let logprobs: Vec<(u32, f32)> = ids.iter().zip(logits).map(|(&id, &logit)| (id, logit - log_sum)).collect();
+                let logprobs: Vec<(u32, f32)> =
+                    ids.iter().zip(logits).map(|(&id, &logit)| (id, logit - log_sum)).collect();
                 let mut best = logprobs.clone();
                 for (id, score) in &mut best {
                     *score -= penalty_of(*id, taken);
@@ -179,16 +181,23 @@ fn penalty_of(id: u32, taken: &[(u32, f32)]) -> f32 {
     taken.iter().find(|(other, _)| *other == id).map_or(0.0, |&(_, penalty)| penalty)
 }
 
-/// The best continuations of `beams`, of which number `n` was scored as `scored[n]`; the first one's scores serve all where
-/// there is but the prompt.
-pub(super) fn rank(beams: &[Beam], scored: &[Scored], ranked: usize, drawn: Option<(&Draws, usize)>) -> Vec<Continuation> {
+/// The best continuations of `beams`, of which number `n` was scored as `scored[n]`; the first one's scores serve all
+/// where there is but the prompt.
+pub(super) fn rank(
+    beams: &[Beam],
+    scored: &[Scored],
+    ranked: usize,
+    drawn: Option<(&Draws, usize)>,
+) -> Vec<Continuation> {
     let mut all: Vec<Continuation> = Vec::new();
     for (beam, open) in beams.iter().enumerate() {
         let scored = scored.get(beam).or(scored.first());
         let grow = |&(token, score): &(u32, f32)| Continuation { beam, token, score: score + open.score };
         all.extend(scored.into_iter().flat_map(|scored| scored.best.iter().map(grow)));
     }
-    let order = |a: &Continuation, b: &Continuation| b.score.total_cmp(&a.score).then((a.beam, a.token).cmp(&(b.beam, b.token)));
+    let order = |a: &Continuation, b: &Continuation| {
+        b.score.total_cmp(&a.score).then((a.beam, a.token).cmp(&(b.beam, b.token)))
+    };
     let Some((draws, step)) = drawn else {
         all.sort_unstable_by(order);
         all.truncate(ranked);

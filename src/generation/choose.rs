@@ -104,7 +104,8 @@ impl Reported {
     /// Of all logits, with the `n` likeliest tokens; `None` where one is NaN or `+∞`.
     pub(super) fn of_all(logits: &[f32], n: usize) -> Option<Self> {
         let log_sum = math::log_sum_exp(logits)?;
-        let top = math::top(logits, n).into_iter().map(|(id, logit)| (id, (f64::from(logit) - log_sum) as f32)).collect();
+        let top =
+            math::top(logits, n).into_iter().map(|(id, logit)| (id, (f64::from(logit) - log_sum) as f32)).collect();
         Some(Self { logits: logits.to_vec(), log_sum, top })
     }
 

@@ -1,11 +1,11 @@
 //! Contrastive search: of the likeliest tokens the one that is likely and unlike what came before.
 //!
-//! The model is run on every candidate, each in a lane of its own; its answer about the chosen one is the distribution of the
-//! next step, so that each token costs one run.
+//! The model is run on every candidate, each in a lane of its own; its answer about the chosen one is the distribution
+//! of the next step, so that each token costs one run.
 //!
 //! # Source
-//! Su et al. 2022; the rule is that of transformers 4's `_contrastive_search` (transformers 5 leaves it to a repository of
-//! code).
+//! Su et al. 2022; the rule is that of transformers 4's `_contrastive_search` (transformers 5 leaves it to a repository
+//! of code).
 
 use super::choose::{Choice, Reported, TokenLogprob, unusable};
 use super::decoding::{Ask, DecodeError, Lane};

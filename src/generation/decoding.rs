@@ -1,4 +1,5 @@
-//! What a search works with: the method, the processors, when to stop; what it asks of a model, and what a model answers.
+//! What a search works with: the method, the processors, when to stop; what it asks of a model, and what a model
+//! answers.
 
 use super::beams::BeamRules;
 use super::processors::{LogitsProcessor, Needs, RowContext};
@@ -155,8 +156,8 @@ pub enum Lane<'a> {
 pub struct Answers {
     /// About the distributions.
     pub tokens: Tokens,
-    /// For each lane the greatest cosine similarity of its newest last hidden state to an earlier one, the prompt's included;
-    /// empty unless it was asked for.
+    /// For each lane the greatest cosine similarity of its newest last hidden state to an earlier one, the prompt's
+    /// included; empty unless it was asked for.
     pub similarities: Vec<f32>,
 }
 
@@ -221,13 +222,8 @@ pub enum Common {
     Likeliest,
     /// So many of the best logits of each.
     Best(usize),
-    /// A drawn token of each.
-    Draw {
-        /// One for each lane.
-        temperatures: Vec<f32>,
-        /// One for each lane.
-        uniforms: Vec<f64>,
-    },
+    /// A token of each: drawn with this temperature and this number, see [`Want::Draw`]; `None` takes the likeliest.
+    Draw(Vec<Option<(f32, f64)>>),
     /// Every logit.
     Logits,
 }
@@ -236,22 +232,22 @@ impl Common {
     /// The least that serves all of `asks`.
     pub fn of(asks: &[Ask]) -> Self {
         let mut best = 0;
-        let mut drawn = Vec::with_capacity(asks.len());
+        let mut lanes = Vec::with_capacity(asks.len());
         for ask in asks {
-            match ask.want {
+            lanes.push(match ask.want {
                 Want::Logits => return Self::Logits,
-                Want::Likeliest => {}
-                Want::Best(n) => best = best.max(n),
-                Want::Draw { temperature, uniform } => drawn.push((temperature, uniform)),
-            }
+                Want::Draw { temperature, uniform } => Some((temperature, uniform)),
+                Want::Likeliest => None,
+                Want::Best(n) => {
+                    best = best.max(n);
+                    None
+                }
+            });
         }
-        match drawn.len() {
-            0 if best == 0 => Self::Likeliest,
-            0 => Self::Best(best),
-            lanes if lanes == asks.len() => {
-                let (temperatures, uniforms) = drawn.into_iter().unzip();
-                Self::Draw { temperatures, uniforms }
-            }
+        match (best, lanes.iter().any(Option::is_some)) {
+            (0, false) => Self::Likeliest,
+            (0, true) => Self::Draw(lanes),
+            (best, false) => Self::Best(best),
             _ => Self::Logits,
         }
     }

@@ -17,8 +17,8 @@ pub trait StepModel {
 
     /// Reads prompts, each into a new lane behind those that are there, and answers about the token after each prompt.
     ///
-    /// `asks` has one for each prompt. A model that cannot add lanes to a batch in progress is driven by [`generate`] with as
-    /// many rows as it can begin at once.
+    /// `asks` has one for each prompt. A model that cannot add lanes to a batch in progress is driven by [`generate`]
+    /// with as many rows as it can begin at once.
     ///
     /// # Errors
     /// What goes wrong on the device. The driver gives up all rows then.
@@ -129,8 +129,8 @@ impl<M: StepModel> Batch<M> {
     /// Reads the prompts of new rows and takes their first step. Returns their numbers, in order.
     ///
     /// # Errors
-    /// [`BatchError`]: the model's error, after which the batch must be given up; a row that is refused for itself ends with its
-    /// error in [`take_done`](Self::take_done).
+    /// [`BatchError`]: the model's error, after which the batch must be given up; a row that is refused for itself ends
+    /// with its error in [`take_done`](Self::take_done).
     pub fn admit(
         &mut self,
         requests: Vec<Request<M::Prompt>>,
@@ -213,7 +213,8 @@ impl<M: StepModel> Batch<M> {
         self.model
     }
 
-    /// Hands `answers` to `rows`; those that go on become the batch's. The parents in what it returns are lanes of `rows`.
+    /// Hands `answers` to `rows`; those that go on become the batch's. The parents in what it returns are lanes of
+    /// `rows`.
     fn take(
         &mut self,
         rows: Vec<InProgress>,

@@ -2,9 +2,9 @@
 //!
 //! # Source
 //! Vijayakumar et al. 2018, with the Hamming penalty; the bookkeeping is that of transformers 4's `_group_beam_search`
-//! (transformers 5 leaves it to a repository of code), which differs from its beam search in what it counts as the best open
-//! score. Two things are otherwise here: a group that is done penalizes nothing, where there its padding does, and a stop
-//! string ends an answer as a stop token does.
+//! (transformers 5 leaves it to a repository of code), which differs from its beam search in what it counts as the best
+//! open score. Two things are otherwise here: a group that is done penalizes nothing, where there its padding does, and
+//! a stop string ends an answer as a stop token does.
 
 use super::beams::{Beam, BeamRules, Scored, end_open, rank, whole};
 use super::decoding::{Ask, DecodeError, Lane};
@@ -136,7 +136,8 @@ impl Search for GroupSearch {
     fn asks(&self, row: &RowSettings) -> Vec<Ask> {
         // A penalized token falls behind; as many more are needed as can be penalized.
         let penalized = self.rules.beams * self.groups.len().saturating_sub(1);
-        let want = ask_best(row, BeamRules::ranked(row, self.rules.beams) + penalized, !row.decoding.filters.is_empty());
+        let want =
+            ask_best(row, BeamRules::ranked(row, self.rules.beams) + penalized, !row.decoding.filters.is_empty());
         let lanes = if self.started { self.groups.iter().map(|group| group.beams.len()).sum() } else { 1 };
         vec![Ask { want, similarity: false }; lanes]
     }

@@ -1,10 +1,11 @@
 //! How answers are made: decoding on host arrays, and greedy decoding with a key-value cache.
 //!
-//! Everything but [`greedy`] is independent of burn and of any model. [`settings::Generation`] says how answers are made, under
-//! the names of transformers; [`settings::CheckpointDefaults`] reads a checkpoint's `generation_config.json`; resolved, they are
-//! a [`decoding::Decoding`]. A model is a [`driver::StepModel`]: lanes that read a prompt, take a token each, and are dropped,
-//! repeated and reordered. [`driver::generate`] decodes rows together until each has ended; [`driver::Batch`] lets rows join and
-//! leave between two steps. A row ([`row::RowState`]) knows nothing of the others: alone or in any batch its answer is the same.
+//! Everything but [`greedy`] is independent of burn and of any model. [`settings::Generation`] says how answers are
+//! made, under the names of transformers; [`settings::CheckpointDefaults`] reads a checkpoint's
+//! `generation_config.json`; resolved, they are a [`decoding::Decoding`]. A model is a [`driver::StepModel`]: lanes
+//! that read a prompt, take a token each, and are dropped, repeated and reordered. [`driver::generate`] decodes rows
+//! together until each has ended; [`driver::Batch`] lets rows join and leave between two steps. A row
+//! ([`row::RowState`]) knows nothing of the others: alone or in any batch its answer is the same.
 //!
 //! ```
 //! use firebrick::generation::decoding::{Answers, Ask, Decoding};

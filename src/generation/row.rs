@@ -1,7 +1,8 @@
 //! One row's state machine: what it asks of the model, what it makes of the answer, and what it is fed next.
 //!
-//! A row occupies one lane of the model's batch for its prompt, and then as many as it has sequences in progress: beams,
-//! samples, candidates. It knows nothing of other rows, so rows can join and leave a batch between any two steps.
+//! A row occupies one lane of the model's batch for its prompt, and then as many as it has sequences in progress:
+//! beams, samples, candidates. It knows nothing of other rows, so rows can join and leave a batch between any two
+//! steps.
 
 use super::beams::BeamSearch;
 use super::contrastive::Contrastive;

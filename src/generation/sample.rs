@@ -1,7 +1,7 @@
 //! Seeded draws and the choice of one token.
 //!
-//! A row's draws come from a ChaCha stream of its own, whose key is made of the seed, the row and the sequence, and whose
-//! position is the step: neither the rows beside it nor their order change what a row draws.
+//! A row's draws come from a ChaCha stream of its own, whose key is made of the seed, the row and the sequence, and
+//! whose position is the step: neither the rows beside it nor their order change what a row draws.
 
 use super::math;
 use rand_chacha::ChaCha8Rng;
@@ -14,7 +14,8 @@ pub struct Draws {
 }
 
 impl Draws {
-    /// The draws of sequence number `sequence` of the row that is called `row`: its number in a file, or a request's own seed.
+    /// The draws of sequence number `sequence` of the row that is called `row`: its number in a file, or a request's
+    /// own seed.
     pub fn new(seed: u64, row: u64, sequence: u64) -> Self {
         let mut key = *b"________________________decoding";
         for (part, number) in key.chunks_exact_mut(8).zip([seed, row, sequence]) {
@@ -53,11 +54,11 @@ pub fn argmax(scores: &[f32]) -> Option<usize> {
     scores.iter().position(|&score| score == peak)
 }
 
-/// The place at which the cumulated probabilities of `scores`, in the order of their places, pass `uniform`; `None` as for
-/// [`argmax`].
+/// The place at which the cumulated probabilities of `scores`, in the order of their places, pass `uniform`; `None` as
+/// for [`argmax`].
 ///
-/// One number per draw suffices, wherever it is made: a device that adds up probabilities in the same order draws the same
-/// token, but for rounding at a border.
+/// One number per draw suffices, wherever it is made: a device that adds up probabilities in the same order draws the
+/// same token, but for rounding at a border.
 pub fn draw(scores: &[f32], uniform: f64) -> Option<usize> {
     let peak = math::peak(scores)?;
     let sums: Vec<f64> = scores.chunks(math::BLOCK).map(|block| math::block_sum(block, peak)).collect();

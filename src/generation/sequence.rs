@@ -12,8 +12,8 @@ pub struct Sequence {
     pub text: String,
     /// Why it ended.
     pub finish: FinishReason,
-    /// Beam search: the sum of the tokens' scores over length to the power of the length penalty. Otherwise the sum of the
-    /// tokens' log-probabilities, where they are returned.
+    /// Beam search: the sum of the tokens' scores over length to the power of the length penalty. Otherwise the sum of
+    /// the tokens' log-probabilities, where they are returned.
     pub score: Option<f64>,
     /// One for each token, where they are returned.
     pub logprobs: Vec<TokenLogprob>,

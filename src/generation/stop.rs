@@ -1,7 +1,8 @@
 //! When an answer ends, and how much of its text may be shown.
 //!
-//! A stop string may begin in one token and end in another, so text that may be the beginning of one is held back until it
-//! is clear what it is: what is shown never contains a part of a stop string. Only the answer is searched, not the prompt.
+//! A stop string may begin in one token and end in another, so text that may be the beginning of one is held back until
+//! it is clear what it is: what is shown never contains a part of a stop string. Only the answer is searched, not the
+//! prompt.
 
 use std::fmt::Debug;
 
@@ -128,8 +129,8 @@ impl Watch {
     }
 }
 
-/// Where the stop string begins that is the first to be complete; of two that end together the longer one. The pieces in which
-/// a text comes make no difference.
+/// Where the stop string begins that is the first to be complete; of two that end together the longer one. The pieces
+/// in which a text comes make no difference.
 fn first_stop<'s>(text: &str, strings: &'s [String]) -> Option<(usize, &'s str)> {
     let found = strings.iter().filter_map(|stop| text.find(stop.as_str()).map(|start| (start, stop.as_str())));
     found.min_by_key(|(start, stop)| (start + stop.len(), *start))

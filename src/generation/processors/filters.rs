@@ -1,7 +1,8 @@
 //! Filters of a distribution to be sampled, by rank and by probability.
 //!
-//! `keep` is how many tokens a filter leaves at least: 1, and in beam sampling one more than there are stop tokens, so that
-//! a beam can go on. A row whose scores have no finite peak passes unchanged; choosing from it is what fails, by name.
+//! `keep` is how many tokens a filter leaves at least: 1, and in beam sampling one more than there are stop tokens, so
+//! that a beam can go on. A row whose scores have no finite peak passes unchanged; choosing from it is what fails, by
+//! name.
 
 use super::{LogitsProcessor, Needs, RowContext};
 use crate::generation::math;
@@ -55,8 +56,8 @@ impl LogitsProcessor for TopK {
     }
 }
 
-/// Keeps the fewest of the likeliest tokens whose probabilities sum to `p` or more. Of equally likely ones at the border
-/// those with the higher ids stay, as the reference has it.
+/// Keeps the fewest of the likeliest tokens whose probabilities sum to `p` or more. Of equally likely ones at the
+/// border those with the higher ids stay, as the reference has it.
 ///
 /// Only tokens that can stay are sorted: one of probability `(1 - p) / vocabulary` or less cannot.
 ///

@@ -4,11 +4,11 @@
 //! whole vocabulary, which it changes in place. Other crates can write their own and add them to
 //! [`Decoding::processors`](super::decoding::Decoding::processors).
 //!
-//! The order is that of transformers: [`SequenceBias`], [`RepetitionPenalty`], ([`FrequencyPenalty`], [`PresencePenalty`]:
-//! transformers has none), [`NoRepeatNgram`], [`BadWords`], [`MinLength`], [`MinNewTokens`], [`AllowedTokens`],
-//! [`RemoveInvalid`], [`SuppressTokens`], [`BeginSuppressTokens`], processors of other crates, and, where tokens are
-//! sampled, the filters [`Temperature`], [`TopH`], [`TopK`], [`TopP`], [`MinP`], [`TypicalP`], [`EpsilonCutoff`],
-//! [`EtaCutoff`]; last [`Renormalize`].
+//! The order is that of transformers: [`SequenceBias`], [`RepetitionPenalty`], ([`FrequencyPenalty`],
+//! [`PresencePenalty`]: transformers has none), [`NoRepeatNgram`], [`BadWords`], [`MinLength`], [`MinNewTokens`],
+//! [`AllowedTokens`], [`RemoveInvalid`], [`SuppressTokens`], [`BeginSuppressTokens`], processors of other crates, and,
+//! where tokens are sampled, the filters [`Temperature`], [`TopH`], [`TopK`], [`TopP`], [`MinP`], [`TypicalP`],
+//! [`EpsilonCutoff`], [`EtaCutoff`]; last [`Renormalize`].
 
 mod entropy;
 mod filters;
@@ -67,9 +67,9 @@ impl RowContext<'_> {
 
 /// Changes the scores of one row before a token is chosen from them.
 ///
-/// `scores` has one element per id of the model's vocabulary: logits, and log-probabilities in beam search. A token that must
-/// not come has `-∞`. The same processor serves many rows at once, and a row's scores must depend on nothing but its context,
-/// so that a row's answer does not depend on the rows beside it.
+/// `scores` has one element per id of the model's vocabulary: logits, and log-probabilities in beam search. A token
+/// that must not come has `-∞`. The same processor serves many rows at once, and a row's scores must depend on nothing
+/// but its context, so that a row's answer does not depend on the rows beside it.
 ///
 /// ```
 /// use firebrick::generation::processors::{LogitsProcessor, RowContext};
@@ -92,8 +92,8 @@ pub trait LogitsProcessor: Debug + Send + Sync {
     /// Changes the scores.
     fn process(&self, row: &RowContext<'_>, scores: &mut [f32]);
 
-    /// Whether it would change anything in this context; where no processor would, a model need not bring its logits to the
-    /// host.
+    /// Whether it would change anything in this context; where no processor would, a model need not bring its logits to
+    /// the host.
     fn active(&self, _: &RowContext<'_>) -> bool {
         true
     }
@@ -113,6 +113,7 @@ pub enum Needs {
     Temperature(f32),
     /// It keeps so many of the best, whatever the rest are.
     Best(usize),
-    /// It goes by the scores above `-∞` alone, not by their ids: it may be handed only those, in the order of their ids.
+    /// It goes by the scores above `-∞` alone, not by their ids: it may be handed only those, in the order of their
+    /// ids.
     Survivors,
 }

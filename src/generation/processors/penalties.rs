@@ -2,8 +2,8 @@
 
 use super::{LogitsProcessor, RowContext};
 
-/// Divides the positive scores of tokens that the prompt or the answer holds by `penalty`, and multiplies the negative ones:
-/// once for each token, however often it occurs.
+/// Divides the positive scores of tokens that the prompt or the answer holds by `penalty`, and multiplies the negative
+/// ones: once for each token, however often it occurs.
 ///
 /// # Source
 /// Keskar et al. 2019; transformers' `RepetitionPenaltyLogitsProcessor`, which leaves padding out as this does.

@@ -141,10 +141,8 @@ fn frequency_and_presence_count_the_answer_alone() {
 
 #[test]
 fn allowed_tokens_alone_are_left() {
-    let (free, beam) = (
-        RowContext { prompt: &[], generated: &[], beams: 1 },
-        RowContext { prompt: &[], generated: &[], beams: 2 },
-    );
+    let (free, beam) =
+        (RowContext { prompt: &[], generated: &[], beams: 1 }, RowContext { prompt: &[], generated: &[], beams: 2 });
     let none = f32::NEG_INFINITY;
     let allowed = AllowedTokens::new(vec![2, 0, 2, 77]);
     let mut scores = [1.0, 2.0, 3.0, 4.0];

@@ -2,8 +2,8 @@
 
 use super::{LogitsProcessor, RowContext};
 
-/// Adds a bias to the last token of a sequence where the tokens before it have just been written; a sequence of one token is
-/// always biased (OpenAI's `logit_bias`).
+/// Adds a bias to the last token of a sequence where the tokens before it have just been written; a sequence of one
+/// token is always biased (OpenAI's `logit_bias`).
 ///
 /// # Source
 /// transformers' `SequenceBiasLogitsProcessor`.
@@ -62,8 +62,8 @@ impl LogitsProcessor for BadWords {
 
 /// Forbids every token but these.
 ///
-/// Where all of them were forbidden already, they are allowed again, all alike; not for one beam of several, which would
-/// gain by it over those that obey both rules.
+/// Where all of them were forbidden already, they are allowed again, all alike; not for one beam of several, which
+/// would gain by it over those that obey both rules.
 ///
 /// # Source
 /// transformers' `PrefixConstrainedLogitsProcessor` with one list for every prefix; vLLM's `allowed_token_ids`.

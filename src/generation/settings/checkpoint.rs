@@ -30,12 +30,12 @@ const UNSUPPORTED: &[(&str, &[&str])] = &[
 impl CheckpointDefaults {
     /// Reads a `generation_config.json`; `file` is what messages call it.
     ///
-    /// What concerns caches, speed, and what transformers returns is passed over, and so are names that transformers itself
-    /// does not know.
+    /// What concerns caches, speed, and what transformers returns is passed over, and so are names that transformers
+    /// itself does not know.
     ///
     /// # Errors
-    /// [`SettingError::Rule`]: text that is no JSON object, a value of a wrong type or out of range, and a parameter that
-    /// would change what is generated and that this library does not have.
+    /// [`SettingError::Rule`]: text that is no JSON object, a value of a wrong type or out of range, and a parameter
+    /// that would change what is generated and that this library does not have.
     pub fn parse(text: &str, file: &str) -> Result<Self, SettingError> {
         let json: Value = serde_json::from_str(text)
             .map_err(|error| SettingError::rule(format!("{file} is no JSON ({error}); repair it or take it away")))?;
@@ -46,7 +46,8 @@ impl CheckpointDefaults {
             let value = config.get(*name).unwrap_or(&Value::Null);
             if !value.is_null() && !neutral.contains(&value.to_string().as_str()) {
                 return Err(SettingError::rule(format!(
-                    "{file}: `{name}` is {value}, which changes what is generated and is not supported; take it out of the file"
+                    "{file}: `{name}` is {value}, which changes what is generated and is not supported; take it out \
+                     of the file"
                 )));
             }
         }
@@ -70,8 +71,8 @@ impl CheckpointDefaults {
 
     /// The settings in force: those of `given`, then those of the checkpoint, then the defaults.
     ///
-    /// What the checkpoint says and the given settings leave without effect (its temperature, where `do_sample` was set to
-    /// false) does not count; transformers passes over it as well.
+    /// What the checkpoint says and the given settings leave without effect (its temperature, where `do_sample` was set
+    /// to false) does not count; transformers passes over it as well.
     ///
     /// # Errors
     /// As [`Given::build`]: given settings that contradict one another, beside the defaults.
@@ -104,8 +105,16 @@ impl CheckpointDefaults {
 }
 
 /// Parameters of [`Generation`] that transformers has under no name, or with another meaning.
-const OURS: &[&str] =
-    &["frequency_penalty", "presence_penalty", "bad_words", "allowed_token_ids", "best_of", "seed", "logprobs", "top_logprobs"];
+const OURS: &[&str] = &[
+    "frequency_penalty",
+    "presence_penalty",
+    "bad_words",
+    "allowed_token_ids",
+    "best_of",
+    "seed",
+    "logprobs",
+    "top_logprobs",
+];
 
 /// The settings with their defaults, whatever rules they break; `None` where a type is wrong.
 fn unchecked(given: &Given<Generation>) -> Option<Generation> {

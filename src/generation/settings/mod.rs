@@ -29,7 +29,8 @@ pub enum EarlyStopping {
 }
 
 crate::component! {
-    /// How answers are made. Names, meanings and defaults are those of transformers' `GenerationConfig`, where it has them.
+    /// How answers are made. Names, meanings and defaults are those of transformers' `GenerationConfig`, where it has
+    /// them.
     pub struct Generation, GenerationBuilder {
         /// Draws each token from the model's distribution; otherwise the likeliest is taken.
         pub do_sample: bool = false => Kind::bool(),
@@ -49,7 +50,8 @@ crate::component! {
         pub epsilon_cutoff: f64 = 0.0 => Kind::number().at_least(0.0).below(1.0),
         /// Draws no token less likely than this, or than its root times e to the minus entropy.
         pub eta_cutoff: f64 = 0.0 => Kind::number().at_least(0.0).below(1.0),
-        /// Divides positive logits of tokens in the prompt and the answer, and multiplies negative ones; 1 changes nothing.
+        /// Divides positive logits of tokens in the prompt and the answer, and multiplies negative ones; 1 changes
+        /// nothing.
         pub repetition_penalty: f64 = 1.0 => Kind::number().above(0.0),
         /// Taken off a token's logit for every time that the answer (not the prompt) holds it, as OpenAI's API has it.
         pub frequency_penalty: f64 = 0.0 => Kind::number(),
@@ -81,8 +83,8 @@ crate::component! {
         pub diversity_penalty: f64 = 0.0 => Kind::number().at_least(0.0),
         /// An answer's score is divided by its length to this power: above 0 favours long ones.
         pub length_penalty: f64 = 1.0 => Kind::number(),
-        /// When beam search stops: `true` with as many complete answers as beams, `false` when better ones are unlikely, `never`
-        /// when they are impossible.
+        /// When beam search stops: `true` with as many complete answers as beams, `false` when better ones are
+        /// unlikely, `never` when they are impossible.
         pub early_stopping: EarlyStopping = EarlyStopping::Heuristic => Kind::choice(&["true", "false", "never"]),
         /// Answers to each prompt.
         pub num_return_sequences: usize = 1 => Kind::count(),
@@ -200,32 +202,37 @@ impl Generation {
         let mut unfit = |idle, other, text: String| found.push(Contradiction::new(idle, other, text));
         if groups > 1 && beams > 1 && !beams.is_multiple_of(groups) {
             let text = format!(
-                "`num_beams` is {beams} and `num_beam_groups` is {groups}, but groups are of one size; take a divisor of {beams}"
+                "`num_beams` is {beams} and `num_beam_groups` is {groups}, but groups are of one size; take a divisor \
+                 of {beams}"
             );
             unfit("num_beam_groups", "num_beams", text);
         }
         if groups > 1 && self.do_sample {
             let text = format!(
-                "`num_beam_groups` is {groups} and `do_sample` is true, but groups of beams do not draw; leave one of the two out"
+                "`num_beam_groups` is {groups} and `do_sample` is true, but groups of beams do not draw; leave one of \
+                 the two out"
             );
             unfit("num_beam_groups", "do_sample", text);
         }
         let Some(alpha) = self.penalty_alpha else { return };
         if self.do_sample {
             let text = format!(
-                "`penalty_alpha` is {alpha} and `do_sample` is true, but contrastive search draws nothing; leave one of the two out"
+                "`penalty_alpha` is {alpha} and `do_sample` is true, but contrastive search draws nothing; leave one \
+                 of the two out"
             );
             unfit("penalty_alpha", "do_sample", text);
         }
         if beams > 1 {
             let text = format!(
-                "`penalty_alpha` is {alpha} and `num_beams` is {beams}, but contrastive search has no beams; leave one of the two out"
+                "`penalty_alpha` is {alpha} and `num_beams` is {beams}, but contrastive search has no beams; leave \
+                 one of the two out"
             );
             unfit("penalty_alpha", "num_beams", text);
         }
         if self.top_k < 2 {
             let text = format!(
-                "`penalty_alpha` is {alpha}, but `top_k` is {}, and contrastive search chooses among at least 2; raise `top_k`",
+                "`penalty_alpha` is {alpha}, but `top_k` is {}, and contrastive search chooses among at least 2; \
+                 raise `top_k`",
                 self.top_k
             );
             unfit("penalty_alpha", "top_k", text);
@@ -260,7 +267,8 @@ impl Generation {
             }
         }
         if self.top_logprobs > 0 && !self.logprobs {
-            let text = format!("`top_logprobs` is {}, but `logprobs` is false; set `logprobs` to true", self.top_logprobs);
+            let text =
+                format!("`top_logprobs` is {}, but `logprobs` is false; set `logprobs` to true", self.top_logprobs);
             unfit("top_logprobs", "logprobs", text);
         }
         let allowed = TokenIds::all(&self.allowed_token_ids);
@@ -279,7 +287,8 @@ impl Generation {
             unfit("max_length", "max_new_tokens", text);
         }
         if let Some(most) = self.max_new_tokens.filter(|&most| min_tokens > most) {
-            let text = format!("`min_new_tokens` is {min_tokens}, but `max_new_tokens` is {most}; lower `min_new_tokens`");
+            let text =
+                format!("`min_new_tokens` is {min_tokens}, but `max_new_tokens` is {most}; lower `min_new_tokens`");
             unfit("min_new_tokens", "max_new_tokens", text);
         }
         if let Some(most) = self.max_length.filter(|&most| min_length > most) {

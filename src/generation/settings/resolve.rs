@@ -4,9 +4,9 @@ use super::{Generation, TokenIds};
 use crate::generation::beams::BeamRules;
 use crate::generation::decoding::{Decoding, Method};
 use crate::generation::processors::{
-    AllowedTokens, BadWords, BeginSuppressTokens, EpsilonCutoff, EtaCutoff, FrequencyPenalty, LogitsProcessor, MinLength, MinNewTokens,
-    MinP, NoRepeatNgram, PresencePenalty, RemoveInvalid, Renormalize, RepetitionPenalty, SequenceBias, SuppressTokens,
-    Temperature, TopH, TopK, TopP, TypicalP,
+    AllowedTokens, BadWords, BeginSuppressTokens, EpsilonCutoff, EtaCutoff, FrequencyPenalty, LogitsProcessor,
+    MinLength, MinNewTokens, MinP, NoRepeatNgram, PresencePenalty, RemoveInvalid, Renormalize, RepetitionPenalty,
+    SequenceBias, SuppressTokens, Temperature, TopH, TopK, TopP, TypicalP,
 };
 use crate::generation::stop::StopRules;
 use crate::settings::SettingError;

@@ -65,9 +65,17 @@ fn contradictions_name_both_settings() {
         (given().set("penalty_alpha", 0.5).set("top_k", 1), "penalty_alpha", "top_k"),
         (given().set("num_beams", 2).set("num_return_sequences", 3), "num_return_sequences", "num_beams"),
         (given().set("do_sample", true).set("num_beams", 2).set("best_of", 3), "best_of", "num_beams"),
-        (given().set("do_sample", true).set("num_return_sequences", 3).set("best_of", 2), "num_return_sequences", "best_of"),
+        (
+            given().set("do_sample", true).set("num_return_sequences", 3).set("best_of", 2),
+            "num_return_sequences",
+            "best_of",
+        ),
         (given().set("top_logprobs", 3), "top_logprobs", "logprobs"),
-        (given().set("allowed_token_ids", ["1 2"]).set("suppress_tokens", ["2", "1"]), "allowed_token_ids", "suppress_tokens"),
+        (
+            given().set("allowed_token_ids", ["1 2"]).set("suppress_tokens", ["2", "1"]),
+            "allowed_token_ids",
+            "suppress_tokens",
+        ),
         (given().set("max_length", 3).set("max_new_tokens", 3), "max_length", "max_new_tokens"),
         (given().set("min_new_tokens", 4).set("max_new_tokens", 3), "min_new_tokens", "max_new_tokens"),
         (given().set("min_length", 4).set("max_length", 3), "min_length", "max_length"),
@@ -156,7 +164,8 @@ fn a_checkpoint_without_sense_is_passed_over() {
     // transformers 5 warns of these and goes on.
     let settings = under(r#"{"temperature": 0.9, "top_p": 0.6, "length_penalty": 2.0}"#, &Generation::given()).unwrap();
     assert_eq!(settings, Generation::default());
-    let nothing = r#"{"penalty_alpha": 0.0, "top_k": null, "guidance_scale": 1.0, "chat_format": "chatml", "use_cache": false}"#;
+    let nothing =
+        r#"{"penalty_alpha": 0.0, "top_k": null, "guidance_scale": 1.0, "chat_format": "chatml", "use_cache": false}"#;
     assert_eq!(under(nothing, &Generation::given()).unwrap(), Generation::default());
     assert_eq!(CheckpointDefaults::default().under(&Generation::given()).unwrap(), Generation::default());
 }
@@ -207,13 +216,22 @@ fn settings_become_a_search() {
     let sampled = || Generation::given().set("do_sample", true);
     assert_eq!(method(sampled().set("num_return_sequences", 3)), Method::Sample { sequences: 3 });
     assert_eq!(method(sampled().set("num_return_sequences", 3).set("best_of", 8)), Method::Sample { sequences: 8 });
-    let rules = BeamRules { beams: 4, length_penalty: 1.0, early_stopping: EarlyStopping::Heuristic, returned: 1, sample: false };
+    let rules = BeamRules {
+        beams: 4,
+        length_penalty: 1.0,
+        early_stopping: EarlyStopping::Heuristic,
+        returned: 1,
+        sample: false,
+    };
     assert_eq!(method(Generation::given().set("num_beams", 4)), Method::Beams(rules.clone()));
     assert_eq!(
         method(Generation::given().set("num_beams", 4).set("num_beam_groups", 2).set("diversity_penalty", 0.5)),
         Method::DiverseBeams { rules, groups: 2, penalty: 0.5 }
     );
-    assert_eq!(method(Generation::given().set("penalty_alpha", 0.5)), Method::Contrastive { candidates: 50, alpha: 0.5 });
+    assert_eq!(
+        method(Generation::given().set("penalty_alpha", 0.5)),
+        Method::Contrastive { candidates: 50, alpha: 0.5 }
+    );
 }
 
 #[test]
@@ -229,7 +247,8 @@ fn bad_words_are_spelled_both_ways() {
 
 #[test]
 fn filters_leave_room_for_beams_to_go_on() {
-    let given = Generation::given().set("do_sample", true).set("num_beams", 2).set("eos_token_id", ["1 2"]).set("top_k", 1);
+    let given =
+        Generation::given().set("do_sample", true).set("num_beams", 2).set("eos_token_id", ["1 2"]).set("top_k", 1);
     let decoding = given.build().unwrap().resolve(&Words).unwrap();
     assert_eq!(format!("{:?}", decoding.filters[0]), "TopK { k: 1, keep: 3 }");
 }

@@ -101,12 +101,15 @@ impl Table {
                 let log_sums = rows.iter().filter_map(|row| math::log_sum_exp(row)).map(|sum| sum as f32).collect();
                 Tokens::Best { width, ids, logits, log_sums }
             }
-            Common::Draw { temperatures, uniforms } => {
-                let drawn = rows.iter().zip(temperatures).zip(uniforms).map(|((row, temperature), uniform)| {
-                    let cooled: Vec<f32> = row.iter().map(|logit| logit / temperature).collect();
-                    sample::draw(&cooled, uniform).map_or(0, |id| id as u32)
+            Common::Draw(lanes) => {
+                let chosen = rows.iter().zip(lanes).filter_map(|(row, lane)| match lane {
+                    None => sample::argmax(row),
+                    Some((temperature, uniform)) => {
+                        let cooled: Vec<f32> = row.iter().map(|logit| logit / temperature).collect();
+                        sample::draw(&cooled, uniform)
+                    }
                 });
-                Tokens::Chosen(drawn.collect())
+                Tokens::Chosen(chosen.map(|id| id as u32).collect())
             }
         };
         self.kinds.push(match tokens {
