@@ -116,7 +116,7 @@ impl Scored {
         let ranked = BeamRules::ranked(row, rules.beams);
         match lane {
             Lane::Logits(scores) => Self::of_all(row, generated, scores, rules, taken, ranked),
-            Lane::Best { ids, logits, log_sum } if row.decoding.processors.is_empty() && !rules.sample => {
+            Lane::Best { ids, logits, log_sum } if Self::is_plain(row, rules) => {
                 let logprobs: Vec<(u32, f32)> =
                     ids.iter().zip(logits).map(|(&id, &logit)| (id, logit - log_sum)).collect();
                 let mut best = logprobs.clone();
@@ -130,6 +130,11 @@ impl Scored {
             }
             _ => Err(DecodeError::TooLittle { what: "a token or the best logits", needed: "all logits" }),
         }
+    }
+
+    /// Whether nothing but the model's own log-probabilities counts, so that the best of them are enough.
+    pub(super) fn is_plain(row: &RowSettings, rules: &BeamRules) -> bool {
+        row.decoding.processors.is_empty() && row.decoding.filters.is_empty() && !rules.sample
     }
 
     fn of_all(
@@ -266,7 +271,7 @@ impl BeamSearch {
 
 impl Search for BeamSearch {
     fn asks(&self, row: &RowSettings) -> Vec<Ask> {
-        let want = ask_best(row, BeamRules::ranked(row, self.rules.beams), self.rules.sample);
+        let want = ask_best(row, BeamRules::ranked(row, self.rules.beams), !Scored::is_plain(row, &self.rules));
         vec![Ask { want, similarity: false }; if self.started { self.beams.len() } else { 1 }]
     }
 
@@ -300,8 +305,8 @@ impl Search for BeamSearch {
         Ok(Next { parents, tokens, events: Vec::new() })
     }
 
-    fn cancel(&mut self, row: &RowSettings, sequence: Option<usize>) {
-        if sequence.is_none() && !self.over {
+    fn cancel(&mut self, row: &RowSettings) {
+        if !self.over {
             end_open(row, &mut self.beams);
         }
     }

@@ -108,7 +108,7 @@ impl Search for Contrastive {
         Ok(next)
     }
 
-    fn cancel(&mut self, row: &RowSettings, _: Option<usize>) {
+    fn cancel(&mut self, row: &RowSettings) {
         if self.strand.finish.is_none() {
             let reason = if row.limit() == 0 { FinishReason::Length } else { FinishReason::Cancelled };
             self.strand.end(reason, &row.decoding.stop);

@@ -137,7 +137,7 @@ impl Search for GroupSearch {
         // A penalized token falls behind; as many more are needed as can be penalized.
         let penalized = self.rules.beams * self.groups.len().saturating_sub(1);
         let want =
-            ask_best(row, BeamRules::ranked(row, self.rules.beams) + penalized, !row.decoding.filters.is_empty());
+            ask_best(row, BeamRules::ranked(row, self.rules.beams) + penalized, !Scored::is_plain(row, &self.rules));
         let lanes = if self.started { self.groups.iter().map(|group| group.beams.len()).sum() } else { 1 };
         vec![Ask { want, similarity: false }; lanes]
     }
@@ -178,8 +178,8 @@ impl Search for GroupSearch {
         Ok(next)
     }
 
-    fn cancel(&mut self, row: &RowSettings, sequence: Option<usize>) {
-        if sequence.is_none() && !self.over {
+    fn cancel(&mut self, row: &RowSettings) {
+        if !self.over {
             self.groups.iter_mut().for_each(|group| end_open(row, &mut group.beams));
         }
     }

@@ -65,8 +65,8 @@ pub(super) trait Search: Debug + Send {
 
     fn push(&mut self, row: &RowSettings, lanes: Vec<Lane<'_>>, similarities: &[f32]) -> Result<Next, DecodeError>;
 
-    /// Gives up one answer, or all.
-    fn cancel(&mut self, row: &RowSettings, sequence: Option<usize>);
+    /// Gives up what is not done.
+    fn cancel(&mut self, row: &RowSettings);
 
     /// The answers, the best first where they are ranked.
     fn finish(self: Box<Self>, row: &RowSettings) -> Vec<Sequence>;
@@ -134,12 +134,7 @@ impl RowState {
     /// Gives the row up; what there is of its answers stays.
     pub fn cancel(&mut self) {
         self.lanes = 0;
-        self.search.cancel(&self.row, None);
-    }
-
-    /// Gives one of its answers up; its lane goes with the next step.
-    pub fn cancel_sequence(&mut self, sequence: usize) {
-        self.search.cancel(&self.row, Some(sequence));
+        self.search.cancel(&self.row);
     }
 
     /// The answers, the best first where they are ranked. Those that are not done were given up.

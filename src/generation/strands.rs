@@ -67,7 +67,6 @@ impl Search for Strands {
 
     fn push(&mut self, row: &RowSettings, lanes: Vec<Lane<'_>>, _: &[f32]) -> Result<Next, DecodeError> {
         let mut next = Next::default();
-        // An answer may have been given up since its lane was fed.
         let mut parents = vec![0; self.strands.len()];
         match self.lanes.take() {
             None => {
@@ -78,9 +77,7 @@ impl Search for Strands {
             Some(strands) => {
                 for (place, (strand, lane)) in strands.into_iter().zip(lanes).enumerate() {
                     parents[strand] = place;
-                    if self.strands[strand].finish.is_none() {
-                        next.events.push(self.advance(row, strand, lane)?);
-                    }
+                    next.events.push(self.advance(row, strand, lane)?);
                 }
             }
         }
@@ -95,12 +92,10 @@ impl Search for Strands {
         Ok(next)
     }
 
-    fn cancel(&mut self, row: &RowSettings, sequence: Option<usize>) {
+    fn cancel(&mut self, row: &RowSettings) {
         let reason = if row.limit() == 0 { FinishReason::Length } else { FinishReason::Cancelled };
-        for (number, strand) in self.strands.iter_mut().enumerate() {
-            if strand.finish.is_none() && sequence.is_none_or(|wanted| wanted == number) {
-                strand.end(reason.clone(), &row.decoding.stop);
-            }
+        for strand in self.strands.iter_mut().filter(|strand| strand.finish.is_none()) {
+            strand.end(reason.clone(), &row.decoding.stop);
         }
     }
 
