@@ -85,7 +85,7 @@ impl<'a, L: CausalLm, T: VisionTower, P: ProjectorModel> Lanes<'a, L, T, P> {
         let tokens = match common {
             _ if is_flex(&self.device) => Tokens::Logits { vocabulary, logits: floats(logits_bv) },
             Common::Best(n) => best(logits_bv, n.min(vocabulary)),
-            Common::Draw { temperatures, uniforms } => Tokens::Chosen(draw(logits_bv, &temperatures, &uniforms)),
+            Common::Draw(draws) => Tokens::Chosen(draw(logits_bv, &draws)),
             Common::Likeliest | Common::Logits => Tokens::Logits { vocabulary, logits: floats(logits_bv) },
         };
         Answers { tokens, similarities: Vec::new() }
@@ -199,18 +199,25 @@ fn best(logits_bv: Tensor<2>, n: usize) -> Tokens {
     Tokens::Best { width: n, ids: indices, logits: floats(values), log_sums: floats(log_sums) }
 }
 
-/// A token of each row, drawn where the logits are.
-fn draw(logits_bv: Tensor<2>, temperatures: &[f32], uniforms: &[f64]) -> Vec<u32> {
+/// A token of each row, drawn or the likeliest, where the logits are.
+fn draw(logits_bv: Tensor<2>, draws: &[Option<(f32, f64)>]) -> Vec<u32> {
     let ([b, v], device) = (logits_bv.dims(), logits_bv.device());
-    let column = |values: Vec<f32>| Tensor::<2>::from_data(TensorData::new(values, [b, 1]), &device);
-    let heated = logits_bv / column(temperatures.to_vec());
+    let column = |value: &dyn Fn(&Option<(f32, f64)>) -> f32| {
+        let values: Vec<f32> = draws.iter().map(value).collect();
+        Tensor::<2>::from_data(TensorData::new(values, [b, 1]), &device)
+    };
+    let likeliest = draws.iter().any(Option::is_none).then(|| ids(logits_bv.clone().argmax(1)));
+    let heated = logits_bv / column(&|draw| draw.map_or(1.0, |(temperature, _)| temperature));
     let weights = (heated.clone() - heated.max_dim(1)).exp();
     let passed = weights.cumsum(1);
     let total = passed.clone().narrow(1, v - 1, 1);
-    let until = total * column(uniforms.iter().map(|&uniform| uniform as f32).collect());
+    let until = total * column(&|draw| draw.map_or(0.0, |(_, uniform)| uniform as f32));
     // As many as are passed come before it. A draw that rounds up to the whole takes the last token.
-    let index = passed.lower_equal(until).int().sum_dim(1);
-    ids(index).into_iter().map(|id| id.min(v as u32 - 1)).collect()
+    let drawn = ids(passed.lower_equal(until).int().sum_dim(1)).into_iter().map(|id| id.min(v as u32 - 1));
+    match likeliest {
+        None => drawn.collect(),
+        Some(best) => drawn.zip(best).zip(draws).map(|((drawn, best), draw)| draw.map_or(best, |_| drawn)).collect(),
+    }
 }
 
 fn ids<const D: usize>(tensor: Tensor<D, Int>) -> Vec<u32> {

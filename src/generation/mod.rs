@@ -1,6 +1,6 @@
 //! How answers are made: decoding on host arrays, and greedy decoding with a key-value cache.
 //!
-//! Everything but [`greedy`] is independent of burn and of any model. [`settings::Generation`] says how answers are
+//! Everything but [`Lanes`] and [`greedy`] is independent of burn and of any model. [`settings::Generation`] says how answers are
 //! made, under the names of transformers; [`settings::CheckpointDefaults`] reads a checkpoint's
 //! `generation_config.json`; resolved, they are a [`decoding::Decoding`]. A model is a [`driver::StepModel`]: lanes
 //! that read a prompt, take a token each, and are dropped, repeated and reordered. [`driver::generate`] decodes rows
@@ -62,7 +62,9 @@ mod choose;
 mod contrastive;
 pub mod decoding;
 pub mod driver;
+mod greedy;
 mod groups;
+mod lanes;
 mod math;
 pub mod processors;
 pub mod row;
@@ -77,74 +79,5 @@ mod tokenizer;
 mod tests;
 
 pub use choose::TokenLogprob;
-
-// b batch, t tokens, d hidden width
-use crate::models::CausalLm;
-use crate::nn::{SequenceLayout, token_stats};
-use crate::projector::ProjectorModel;
-use crate::vision::VisionTower;
-use crate::vlm::{Vlm, VlmInputs};
-use burn::tensor::{Int, Tensor, TensorData};
-
-/// When decoding ends.
-#[derive(Clone, Debug)]
-pub struct Stop {
-    /// Tokens that end a row; they are not part of the answer.
-    pub end_tokens: Vec<u32>,
-    /// Tokens after which a row ends anyway.
-    pub max_new_tokens: usize,
-}
-
-/// The likeliest token at each step, for every row of a left-padded batch, until each has ended.
-///
-/// `on_token(row, id)` sees each new token of an answer as it is made; returning `false` ends that row.
-///
-/// Run it on `model.valid()`: on a model that is tracked for gradients it would keep every step's graph.
-pub fn greedy<L: CausalLm, T: VisionTower, P: ProjectorModel>(
-    model: &Vlm<L, T, P>,
-    inputs: &VlmInputs,
-    stop: &Stop,
-    mut on_token: impl FnMut(usize, u32) -> bool,
-) -> Vec<Vec<u32>> {
-    let b = inputs.ids_bt.dims()[0];
-    let mut answers: Vec<Vec<u32>> = vec![Vec::new(); b];
-    if stop.max_new_tokens == 0 || b == 0 {
-        return answers;
-    }
-    let device = inputs.ids_bt.device();
-    let mut ended = vec![false; b];
-    let mut cache = model.language_model.new_cache();
-    let mut hidden = model.hidden(inputs, Some(&mut cache));
-    loop {
-        let next = likeliest(model, hidden);
-        for (row, &id) in next.iter().enumerate() {
-            if ended[row] {
-                continue;
-            }
-            if stop.end_tokens.contains(&id) {
-                ended[row] = true;
-                continue;
-            }
-            answers[row].push(id);
-            ended[row] = !on_token(row, id) || answers[row].len() >= stop.max_new_tokens;
-        }
-        if ended.iter().all(|&e| e) {
-            return answers;
-        }
-        let ids: Vec<i32> = next.iter().map(|&id| id as i32).collect();
-        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [b, 1]), &device);
-        // The cache also holds what virtual tokens put in front.
-        let layout = SequenceLayout { starts: inputs.layout.starts.clone(), past: cache.length };
-        let x = model.language_model.embed(ids);
-        hidden = model.language_model.hidden(x, &layout, Some(&mut cache));
-    }
-}
-
-/// Argmax of the head at each row's last position.
-fn likeliest<L: CausalLm, T: VisionTower, P: ProjectorModel>(model: &Vlm<L, T, P>, hidden_btd: Tensor<3>) -> Vec<u32> {
-    let [b, t, d] = hidden_btd.dims();
-    let last = hidden_btd.narrow(1, t - 1, 1).reshape([b, d]);
-    let unused = Tensor::<1, Int>::zeros([b], &last.device());
-    let argmax = token_stats(last, model.language_model.head(), unused).argmax;
-    argmax.into_data().iter::<i64>().map(|id| id as u32).collect()
-}
+pub use greedy::{Stop, greedy};
+pub use lanes::Lanes;
