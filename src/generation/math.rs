@@ -65,6 +65,24 @@ pub(crate) fn block_sum(block: &[f32], peak: f32) -> f64 {
         + rest.iter().map(|&score| f64::from(exp(score - peak))).sum::<f64>()
 }
 
+/// Sum of `e^(score - peak)` over the scores that are no more than `most`.
+pub(crate) fn sum_exp_up_to(scores: &[f32], peak: f32, most: f32) -> f64 {
+    let mut total = 0.0;
+    for block in scores.chunks(BLOCK) {
+        let mut sums = [0.0_f32; LANES];
+        let (chunks, rest) = block.as_chunks::<LANES>();
+        for chunk in chunks {
+            for lane in 0..LANES {
+                let weight = exp(chunk[lane] - peak);
+                sums[lane] += if chunk[lane] > most { 0.0 } else { weight };
+            }
+        }
+        total += sums.iter().map(|&sum| f64::from(sum)).sum::<f64>();
+        total += rest.iter().filter(|score| **score <= most).map(|&score| f64::from(exp(score - peak))).sum::<f64>();
+    }
+    total
+}
+
 /// `ln Σ e^score`; `None` as for [`peak`].
 pub(crate) fn log_sum_exp(scores: &[f32]) -> Option<f64> {
     let peak = peak(scores)?;

@@ -59,7 +59,8 @@ impl LogitsProcessor for TopK {
 /// Keeps the fewest of the likeliest tokens whose probabilities sum to `p` or more. Of equally likely ones at the
 /// border those with the higher ids stay, as the reference has it.
 ///
-/// Only tokens that can stay are sorted: one of probability `(1 - p) / vocabulary` or less cannot.
+/// The vocabulary is not sorted: a token of probability `(1 - p) / vocabulary` or less cannot stay, and of the others the
+/// border is found by halving.
 ///
 /// # Source
 /// Holtzman et al. 2019; transformers' `TopPLogitsWarper`.
@@ -75,41 +76,54 @@ impl LogitsProcessor for TopP {
     fn process(&self, _: &RowContext<'_>, scores: &mut [f32]) {
         let Some(peak) = math::peak(scores) else { return };
         let total = math::sum_exp(scores, peak);
-        let removed = 1.0 - f64::from(self.p);
-        let floor = removed * total / scores.len() as f64;
-        let mut candidates: Vec<(u32, f32)> = Vec::new();
-        let mut below = 0.0;
-        for (id, &score) in scores.iter().enumerate() {
-            let weight = f64::from(math::exp(score - peak));
-            if weight > floor {
-                candidates.push((id as u32, score));
-            } else {
-                below += weight;
-            }
-        }
-        // The lowest first, and of equal ones the lowest id: what is dropped first.
-        candidates.sort_unstable_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
-        let droppable = candidates.len().saturating_sub(self.keep);
-        let mut sum = below;
-        let kept = candidates[..droppable].iter().position(|&(_, score)| {
-            sum += f64::from(math::exp(score - peak));
-            sum > removed * total
-        });
-        let first = kept.unwrap_or(droppable);
-        let mut survivors = candidates.split_off(first);
+        let dropped = (1.0 - f64::from(self.p)) * total;
+        // Compared as scores, so that most of the vocabulary costs no exponential. At `p` of 1 nothing is below.
+        let floor = peak + (dropped / scores.len() as f64).ln() as f32;
+        let candidates: Vec<(u32, f32)> =
+            (0..).zip(scores.iter().copied()).filter(|(_, score)| *score > floor).collect();
+        let below = math::sum_exp_up_to(scores, peak, floor);
+        let weight = |&(_, score): &(u32, f32)| f64::from(math::exp(score - peak));
+        let mut survivors = heaviest(candidates, dropped - below, weight);
         if survivors.len() < self.keep {
-            // The floor took tokens that `keep` demands.
             survivors = math::top(scores, self.keep);
         }
         scores.fill(f32::NEG_INFINITY);
-        for (id, score) in survivors {
-            scores[id as usize] = score;
-        }
+        restore(scores, &survivors);
     }
 
     fn needs(&self) -> Needs {
         Needs::Survivors
     }
+}
+
+/// What is left of `candidates` when the lowest go whose weights, summed from the lowest on, stay within `dropped`; of
+/// equal ones the lowest id goes first.
+///
+/// Halves until few are left to sort: what a half weighs says in which one the border lies.
+fn heaviest(mut candidates: Vec<(u32, f32)>, mut dropped: f64, weight: impl Fn(&(u32, f32)) -> f64) -> Vec<(u32, f32)> {
+    const FEW: usize = 64;
+    let lowest_first = |a: &(u32, f32), b: &(u32, f32)| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0));
+    let mut survivors = Vec::new();
+    while candidates.len() > FEW {
+        let half = candidates.len() / 2;
+        candidates.select_nth_unstable_by(half, lowest_first);
+        let upper = candidates.split_off(half);
+        let lower: f64 = candidates.iter().map(&weight).sum();
+        if lower <= dropped {
+            dropped -= lower;
+            candidates = upper;
+        } else {
+            survivors.extend(upper);
+        }
+    }
+    candidates.sort_unstable_by(lowest_first);
+    let mut sum = 0.0;
+    let first = candidates.iter().position(|candidate| {
+        sum += weight(candidate);
+        sum > dropped
+    });
+    survivors.extend(candidates.drain(first.unwrap_or(candidates.len())..));
+    survivors
 }
 
 /// Removes what is less likely than `p` times the likeliest.

@@ -171,6 +171,9 @@ fn lanes_that_ask_for_different_things_are_served_together() {
     assert_eq!(common(&[draw, Want::Logits]), Common::Logits);
 }
 
+/// Ids, text and end of an answer, put together of its events.
+type Heard = (Vec<u32>, String, Option<FinishReason>);
+
 #[test]
 fn what_is_streamed_is_the_answer() {
     let pieces = pieces();
@@ -179,8 +182,7 @@ fn what_is_streamed_is_the_answer() {
         let decoding = Decoding { method, ..Decoding::greedy(stop.clone()) };
         let rows: Vec<_> =
             prompts().iter().enumerate().map(|(n, p)| request(&decoding, p, n as u64, Some(&pieces))).collect();
-        let mut heard: Vec<Vec<(Vec<u32>, String, Option<FinishReason>)>> =
-            vec![vec![Default::default(); 3]; rows.len()];
+        let mut heard: Vec<Vec<Heard>> = vec![vec![Default::default(); 3]; rows.len()];
         let mut on_event = |row: u64, event: Event| {
             let (ids, text, finish) = &mut heard[row as usize][event.sequence];
             assert_eq!(*finish, None, "an event after the last");
