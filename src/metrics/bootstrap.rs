@@ -46,25 +46,34 @@ pub struct Interval {
 }
 
 impl Bootstrap {
-    /// The interval of `metric` over records that it has measured.
+    /// The interval of `metric` over records that it has measured. Where the metric's value does not survive drawing a record twice
+    /// ([`TextMetric::may_repeat_records`]), it is a normal one by the jackknife.
     ///
     /// # Errors
     /// [`MetricError::Empty`] without records, [`MetricError::Bootstrap`] of a setting outside its range.
     pub fn interval(&self, metric: &dyn TextMetric, measured: &[Measured]) -> Result<Interval, MetricError> {
         self.check()?;
         let statistics: Vec<&Statistics> = measured.iter().map(|one| &one.statistics).collect();
-        let value = |chosen: &mut dyn Iterator<Item = usize>| {
-            Statistics::pool(chosen.map(|i| statistics[i])).map_or(f64::NAN, |pooled| metric.corpus(&pooled))
+        let whole = Statistics::pool(statistics.iter().copied());
+        let observed = metric.corpus(&whole.ok_or_else(|| MetricError::Empty(metric.name().to_owned()))?);
+        if !metric.may_repeat_records() {
+            return Ok(self.normal(observed, jackknife_error(&left_out(metric, &statistics))));
+        }
+        let value = |chosen: &[usize]| {
+            let pooled = Statistics::pool(chosen.iter().map(|&i| statistics[i]));
+            pooled.map_or(f64::NAN, |pooled| metric.corpus(&pooled))
         };
-        if statistics.is_empty() {
-            return Err(MetricError::Empty(metric.name().to_owned()));
-        }
-        let values = self.values(measured.len(), |chosen| value(&mut chosen.iter().copied()));
-        if self.method == Method::Percentile {
-            return Ok(percentile_interval(&values, self.level));
-        }
-        let observed = value(&mut (0..measured.len()));
-        Ok(bca_interval(&values, observed, &left_out(metric, &statistics), self.level))
+        let values = self.values(measured.len(), value);
+        Ok(match self.method {
+            Method::Percentile => percentile_interval(&values, self.level),
+            Method::Bca => bca_interval(&values, observed, &left_out(metric, &statistics), self.level),
+        })
+    }
+
+    /// The normal interval of an estimate with this standard error.
+    pub(super) fn normal(&self, observed: f64, error: f64) -> Interval {
+        let reach = -normal_quantile((1.0 - self.level) / 2.0) * error;
+        Interval { low: observed - reach, high: observed + reach }
     }
 
     /// `statistic` of each resample, of records numbered below `records`.
@@ -90,18 +99,36 @@ impl Bootstrap {
     }
 }
 
-/// The corpus value without each record in turn.
-fn left_out(metric: &dyn TextMetric, statistics: &[&Statistics]) -> Vec<f64> {
-    let Some(Statistics::Sums(whole)) = Statistics::pool(statistics.iter().copied()) else {
-        // Marks cannot be taken out of what was pooled.
-        let without = |i: usize| statistics.iter().enumerate().filter(move |(j, _)| *j != i).map(|(_, one)| *one);
-        return (0..statistics.len())
-            .filter_map(|i| Statistics::pool(without(i)))
-            .map(|pooled| metric.corpus(&pooled))
-            .collect();
+/// Blocks of records that are left out together where statistics are marks.
+const BLOCKS: usize = 200;
+
+/// The corpus value without each record in turn; where statistics are marks, which cannot be taken out of what was pooled, without
+/// each of [`BLOCKS`] blocks of records. Empty where nothing would be left.
+pub(super) fn left_out(metric: &dyn TextMetric, statistics: &[&Statistics]) -> Vec<f64> {
+    let n = statistics.len();
+    if n < 2 {
+        return Vec::new();
+    }
+    if let Some(Statistics::Sums(whole)) = Statistics::pool(statistics.iter().copied()) {
+        let rest = |own: &[f64]| Statistics::Sums(whole.iter().zip(own).map(|(all, own)| all - own).collect());
+        return statistics.iter().map(|one| metric.corpus(&rest(one.sums()))).collect();
+    }
+    let size = n.div_ceil(BLOCKS);
+    let rest = |start: usize| {
+        Statistics::pool(statistics[..start].iter().chain(&statistics[(start + size).min(n)..]).copied())
     };
-    let rest = |one: &&Statistics| Statistics::Sums(whole.iter().zip(one.sums()).map(|(all, own)| all - own).collect());
-    if statistics.len() < 2 { Vec::new() } else { statistics.iter().map(|one| metric.corpus(&rest(one))).collect() }
+    (0..n).step_by(size).filter_map(rest).map(|pooled| metric.corpus(&pooled)).collect()
+}
+
+/// The jackknife's standard error, of an estimate's values without each record, or each of equal blocks, in turn; 0 of fewer than
+/// two.
+///
+/// # Source
+/// Efron and Tibshirani 1993, eq. 11.5.
+pub(super) fn jackknife_error(left_out: &[f64]) -> f64 {
+    let n = left_out.len().max(1) as f64;
+    let mean = left_out.iter().sum::<f64>() / n;
+    ((n - 1.0) / n * left_out.iter().map(|value| (value - mean).powi(2)).sum::<f64>()).sqrt()
 }
 
 /// The middle `level` of a bootstrap's values.

@@ -77,11 +77,14 @@ impl<C: Ord> Confusion<C> {
     /// The table `[right][predicted]` in the order of [`Confusion::classes`].
     pub fn table(&self) -> Vec<Vec<u64>> {
         let classes = self.classes();
-        let cell = |right: &C, predicted: &C| {
-            let row = self.counts.iter().find(|((r, p), _)| r == right && p == predicted);
-            row.map_or(0, |(_, &count)| count)
-        };
-        classes.iter().map(|right| classes.iter().map(|predicted| cell(right, predicted)).collect()).collect()
+        let mut table = vec![vec![0; classes.len()]; classes.len()];
+        for ((right, predicted), &count) in &self.counts {
+            // Both are among the classes, which are sorted.
+            if let (Ok(row), Ok(column)) = (classes.binary_search(&right), classes.binary_search(&predicted)) {
+                table[row][column] = count;
+            }
+        }
+        table
     }
 
     /// What is known of each class, in the order of [`Confusion::classes`].

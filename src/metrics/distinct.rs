@@ -21,7 +21,7 @@ pub fn distinct<T: Eq + Hash>(texts: &[Vec<T>], n: usize) -> f64 {
 /// are none; above 1 where n-grams of several tokens are more varied than so many single tokens could be.
 ///
 /// # Source
-/// Liu et al. 2022, "Rethinking and Refining the Distinct Metric", eq. 4, with the same `V` for every `n` as there.
+/// Liu et al. 2022, "Rethinking and Refining the Distinct Metric", with the same `V` for every `n` as there.
 pub fn expectation_adjusted_distinct<T: Eq + Hash>(texts: &[Vec<T>], n: usize, vocabulary: NonZeroUsize) -> f64 {
     let (different, all) = tally(texts, n);
     adjusted(different, all, vocabulary)
@@ -65,11 +65,12 @@ fn adjusted(different: usize, all: usize, vocabulary: NonZeroUsize) -> f64 {
 pub enum Scope {
     /// The answers to one record; the corpus value is the mean over the records. turbo-alignment's.
     Record,
-    /// All answers to all records. A bootstrap draws records twice and so finds fewer different n-grams: its intervals lie low.
+    /// All answers to all records.
     Corpus,
 }
 
-/// [`distinct`] over words, or [`expectation_adjusted_distinct`] where a vocabulary is given, as a metric.
+/// [`distinct`] over words, or [`expectation_adjusted_distinct`] where a vocabulary is given, as a metric. Words are what white space
+/// parts; of a script without it, count tokens with those functions instead.
 #[derive(Clone, Debug)]
 pub struct Distinct {
     name: String,
@@ -113,6 +114,10 @@ impl TextMetric for Distinct {
                 Measured { value: Some(value), statistics: Statistics::Marks(marks) }
             }
         })
+    }
+
+    fn may_repeat_records(&self) -> bool {
+        self.scope == Scope::Record
     }
 
     fn corpus(&self, pooled: &Statistics) -> f64 {

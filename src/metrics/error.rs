@@ -73,6 +73,16 @@ pub enum MetricError {
         /// How often it is there.
         count: usize,
     },
+    /// Two lists of measurements do not belong to the same records.
+    #[error("metric `{metric}`: {first} records of the first system but {second} of the second; measure the same ones")]
+    Uneven {
+        /// The metric.
+        metric: String,
+        /// Records of the first.
+        first: usize,
+        /// Records of the second.
+        second: usize,
+    },
     /// A setting of the bootstrap is outside its range.
     #[error("bootstrap: `{name}` is {value} and must be {range}")]
     Bootstrap {

@@ -8,13 +8,17 @@ pub fn perplexity(log_probs: &[f64]) -> f64 {
 }
 
 /// Mean over the tokens of `log p − log q`, in nats: over tokens drawn from `p` an estimate of the Kullback-Leibler divergence per
-/// token that may be negative for single texts. 0 of none. What one list has more than the other is not read.
+/// token that may be negative for single texts. 0 of no tokens; `None` of lists of different lengths.
 ///
 /// # Source
 /// Schulman 2020, "Approximating KL divergence", estimator k1.
-pub fn mean_kl(log_probs: &[f64], reference: &[f64]) -> f64 {
-    let tokens = log_probs.len().min(reference.len());
-    log_probs.iter().zip(reference).map(|(p, q)| p - q).sum::<f64>() / tokens.max(1) as f64
+pub fn mean_kl(log_probs: &[f64], reference: &[f64]) -> Option<f64> {
+    let sum = log_ratio(log_probs, reference)?;
+    Some(sum / log_probs.len().max(1) as f64)
+}
+
+fn log_ratio(log_probs: &[f64], reference: &[f64]) -> Option<f64> {
+    (log_probs.len() == reference.len()).then(|| log_probs.iter().zip(reference).map(|(p, q)| p - q).sum())
 }
 
 /// Which number of log-probabilities.
@@ -50,15 +54,12 @@ impl Likelihood {
         }
         let other = answer.reference_log_probs.as_deref();
         let other = other.ok_or_else(|| asked.missing("log-probability under the model that it is compared with"))?;
-        if other.len() != log_probs.len() {
-            return Err(MetricError::Lengths {
-                metric: self.name.clone(),
-                id: asked.sample.id.clone(),
-                left: log_probs.len(),
-                right: other.len(),
-            });
-        }
-        let difference = log_probs.iter().zip(other).map(|(p, q)| p - q).sum();
+        let difference = log_ratio(log_probs, other).ok_or_else(|| MetricError::Lengths {
+            metric: self.name.clone(),
+            id: asked.sample.id.clone(),
+            left: log_probs.len(),
+            right: other.len(),
+        })?;
         Ok([difference, if self.figure == LikelihoodFigure::Kl { tokens } else { 1.0 }])
     }
 

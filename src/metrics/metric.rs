@@ -109,6 +109,12 @@ pub trait TextMetric: Send + Sync {
     fn corpus(&self, pooled: &Statistics) -> f64 {
         pooled.ratio()
     }
+
+    /// Whether the corpus value means the same of records that are drawn twice. Where it does not, as of how many n-grams are
+    /// different, intervals come from leaving records out instead of drawing them.
+    fn may_repeat_records(&self) -> bool {
+        true
+    }
 }
 
 /// A metric over many records.

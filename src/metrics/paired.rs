@@ -1,5 +1,6 @@
 //! Which of two systems is better on the same records.
 
+use super::bootstrap::{jackknife_error, left_out, normal_share};
 use super::{Better, Bootstrap, Interval, Judged, Measured, MetricError, Statistics, TextMetric, percentile_interval};
 use std::collections::HashMap;
 
@@ -15,7 +16,8 @@ pub struct Comparison {
     /// Where the difference lies: percentiles of its values over resamples of the records, the same ones for both.
     pub interval: Interval,
     /// How often resampling alone would move the difference as far from its value as that is from 0: the share of resamples in which
-    /// `|difference − observed| ≥ |observed|`, with one added to both counts. Small where chance alone is a poor explanation.
+    /// `|difference − observed| ≥ |observed|`, with one added to both counts. Small where chance alone is a poor explanation. By the
+    /// jackknife and the normal distribution where the metric may not repeat records.
     pub p_value: f64,
     /// Records on which the second is better, the same, and worse; `None` for a metric without values of single records. Where
     /// neither end is better, more counts as better.
@@ -55,7 +57,7 @@ const TIE: f64 = 1e-12;
 /// system differs from itself with a p-value near 0; here it is 1.
 ///
 /// # Errors
-/// [`MetricError::Empty`] without records or with lists of different lengths, [`MetricError::Bootstrap`].
+/// [`MetricError::Empty`] without records, [`MetricError::Uneven`] with lists of different lengths, [`MetricError::Bootstrap`].
 ///
 /// # Source
 /// Efron and Tibshirani 1993, ch. 16; Koehn 2004 for the pairing.
@@ -66,25 +68,37 @@ pub fn compare(
     bootstrap: &Bootstrap,
 ) -> Result<Comparison, MetricError> {
     bootstrap.check()?;
-    if first.is_empty() || first.len() != second.len() {
-        return Err(MetricError::Empty(metric.name().to_owned()));
+    let metric_name = || metric.name().to_owned();
+    if first.len() != second.len() {
+        return Err(MetricError::Uneven { metric: metric_name(), first: first.len(), second: second.len() });
     }
-    let value = |all: &[Measured], chosen: &mut dyn Iterator<Item = usize>| {
-        Statistics::pool(chosen.map(|i| &all[i].statistics)).map_or(f64::NAN, |pooled| metric.corpus(&pooled))
+    if first.is_empty() {
+        return Err(MetricError::Empty(metric_name()));
+    }
+    let [ours, theirs] = [first, second].map(|all| all.iter().map(|one| &one.statistics).collect::<Vec<_>>());
+    let value = |all: &[&Statistics], chosen: &mut dyn Iterator<Item = usize>| {
+        Statistics::pool(chosen.map(|i| all[i])).map_or(f64::NAN, |pooled| metric.corpus(&pooled))
     };
-    let [a, b] = [first, second].map(|all| value(all, &mut (0..all.len())));
-    let resampled = |chosen: &[usize]| {
-        let [a, b] = [first, second].map(|all| value(all, &mut chosen.iter().copied()));
-        b - a
+    let [a, b] = [&ours, &theirs].map(|all| value(all, &mut (0..all.len())));
+    let (interval, p_value) = if metric.may_repeat_records() {
+        let drawn = |chosen: &[usize]| {
+            let [a, b] = [&ours, &theirs].map(|all| value(all, &mut chosen.iter().copied()));
+            b - a
+        };
+        let differences = bootstrap.values(first.len(), drawn);
+        (percentile_interval(&differences, bootstrap.level), shifted_p_value(&differences, b - a))
+    } else {
+        let [without, with] = [&ours, &theirs].map(|all| left_out(metric, all));
+        let error = jackknife_error(&without.iter().zip(&with).map(|(a, b)| b - a).collect::<Vec<_>>());
+        (bootstrap.normal(b - a, error), normal_p_value(b - a, error))
     };
-    let differences = bootstrap.values(first.len(), resampled);
     let values: Option<Vec<(f64, f64)>> = first.iter().zip(second).map(|(a, b)| a.value.zip(b.value)).collect();
     Ok(Comparison {
         first: a,
         second: b,
         difference: b - a,
-        interval: percentile_interval(&differences, bootstrap.level),
-        p_value: shifted_p_value(&differences, b - a),
+        interval,
+        p_value,
         records: values.as_deref().map(|values| count(values, metric.better())),
         mcnemar: values.as_deref().and_then(binary).map(|(a, b)| McNemar::of(a, b)),
     })
@@ -94,6 +108,11 @@ pub fn compare(
 pub fn shifted_p_value(differences: &[f64], observed: f64) -> f64 {
     let far = differences.iter().filter(|&&one| (one - observed).abs() >= observed.abs() - TIE).count();
     (far + 1) as f64 / (differences.len() + 1) as f64
+}
+
+/// Two-sided, of a difference with this standard error; 1 where the error is not known, of a single record.
+fn normal_p_value(difference: f64, error: f64) -> f64 {
+    if error == 0.0 { 1.0 } else { 2.0 * normal_share(-difference.abs() / error) }
 }
 
 fn count(values: &[(f64, f64)], better: Better) -> Counts {

@@ -26,7 +26,7 @@ pub enum PopeFigure {
     YesRate,
 }
 
-/// A number of [`says_yes`] as a metric; the record's label is `no`, or anything else for yes. Where POPE's own evaluation divides
+/// A number of [`says_yes`] as a metric; the record's label is `yes` or `no`. Where POPE's own evaluation divides
 /// by zero, the value is 0. A record's own value is the share of its answers that are right, or that are yes.
 #[derive(Clone, Debug)]
 pub struct Pope {
@@ -52,7 +52,11 @@ impl TextMetric for Pope {
 
     fn measure(&self, sample: &Judged) -> Result<Measured, MetricError> {
         let asked = Asked { metric: &self.name, sample };
-        let right = asked.label()?.trim() != "no";
+        let right = match asked.label()?.trim().to_lowercase().as_str() {
+            "yes" => true,
+            "no" => false,
+            _ => return Err(asked.missing("label `yes` or `no`")),
+        };
         // True and false positives, false and true negatives.
         let mut table = [0.0; 4];
         for answer in asked.answers()? {

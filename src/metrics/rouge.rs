@@ -49,8 +49,9 @@ pub fn rouge<S: AsRef<str>>(kind: Rouge, stemmed: bool, prediction: &str, refere
             Rouge::N(n) => ngrams(&ids.of(reference.as_ref(), stemmed), &ids.of(prediction, stemmed), n),
             Rouge::L => longest(&ids.of(reference.as_ref(), stemmed), &ids.of(prediction, stemmed)),
             Rouge::Lsum => {
-                let mut lines =
-                    |text: &str| -> Vec<Vec<u32>> { text.split('\n').map(|line| ids.of(line, stemmed)).collect() };
+                let mut lines = |text: &str| -> Vec<Vec<u32>> {
+                    text.split('\n').map(|line| ids.of(line, stemmed)).filter(|line| !line.is_empty()).collect()
+                };
                 lines_union(&lines(reference.as_ref()), &lines(prediction))
             }
         };

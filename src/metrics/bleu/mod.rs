@@ -63,12 +63,15 @@ impl Bleu {
     /// What adds up over sentences: length of the hypothesis, of the closest reference, matches of each order, n-grams of each
     /// order.
     pub fn statistics<S: AsRef<str>>(&self, hypothesis: &str, references: &[S]) -> Vec<f64> {
-        let hypothesis = self.tokenize(hypothesis);
         let references: Vec<Vec<String>> = references.iter().map(|text| self.tokenize(text.as_ref())).collect();
+        self.compare(&self.tokenize(hypothesis), &references.iter().map(Vec::as_slice).collect::<Vec<_>>())
+    }
+
+    fn compare(&self, hypothesis: &[String], references: &[&[String]]) -> Vec<f64> {
         let length = hypothesis.len();
-        let closest = references.iter().map(Vec::len).min_by_key(|&other| (other.abs_diff(length), other)).unwrap_or(0);
-        let mut statistics = vec![length as f64, closest as f64];
-        statistics.extend((1..=self.max_order).map(|n| matches(&hypothesis, &references, n) as f64));
+        let closest = references.iter().map(|one| one.len()).min_by_key(|&other| (other.abs_diff(length), other));
+        let mut statistics = vec![length as f64, closest.unwrap_or(0) as f64];
+        statistics.extend((1..=self.max_order).map(|n| matches(hypothesis, references, n) as f64));
         statistics.extend((1..=self.max_order).map(|n| (length + 1).saturating_sub(n) as f64));
         statistics
     }
@@ -124,7 +127,7 @@ impl Bleu {
 }
 
 /// N-grams of the hypothesis that a reference has too, each as often as the reference that has it most often.
-fn matches(hypothesis: &[String], references: &[Vec<String>], n: usize) -> u64 {
+fn matches(hypothesis: &[String], references: &[&[String]], n: usize) -> u64 {
     let mut most: HashMap<&[String], u64> = HashMap::new();
     for (ngram, count) in references.iter().flat_map(|reference| counts(reference, n)) {
         let known = most.entry(ngram).or_insert(0);
@@ -182,10 +185,11 @@ pub fn self_bleu<S: AsRef<str>>(bleu: &Bleu, answers: &[S]) -> Option<f64> {
     if answers.len() < 2 {
         return None;
     }
+    let texts: Vec<Vec<String>> = answers.iter().map(|text| bleu.tokenize(text.as_ref())).collect();
     let one = |i: usize| {
-        let others: Vec<&str> =
-            answers.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, text)| text.as_ref()).collect();
-        bleu.score(&bleu.statistics(answers[i].as_ref(), &others))
+        let others: Vec<&[String]> =
+            texts.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, text)| &text[..]).collect();
+        bleu.score(&bleu.compare(&texts[i], &others))
     };
-    Some((0..answers.len()).map(one).sum::<f64>() / answers.len() as f64)
+    Some((0..texts.len()).map(one).sum::<f64>() / texts.len() as f64)
 }

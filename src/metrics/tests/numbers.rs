@@ -1,6 +1,6 @@
 //! Classes, rankings, resamples.
 
-use super::super::bootstrap::{normal_quantile, normal_share};
+use super::super::bootstrap::{jackknife_error, normal_quantile, normal_share};
 use super::super::*;
 use super::{Check, fixture, floats, number, rows, texts};
 
@@ -138,8 +138,9 @@ fn perplexity_and_divergence_weigh_tokens() {
     assert_eq!(scored("kl_answer").corpus, (1.5 - 1.0) / 2.0);
     assert_eq!(scored("length_tokens").corpus, 1.5);
     assert_eq!(perplexity(&[-1.0, -3.0]), 2.0_f64.exp());
-    assert_eq!(mean_kl(&[-1.0, -3.0], &[-2.0, -3.5]), 0.75);
-    assert_eq!((perplexity(&[]), mean_kl(&[], &[])), (1.0, 0.0));
+    assert_eq!(mean_kl(&[-1.0, -3.0], &[-2.0, -3.5]), Some(0.75));
+    assert_eq!(mean_kl(&[-1.0], &[]), None);
+    assert_eq!((perplexity(&[]), mean_kl(&[], &[])), (1.0, Some(0.0)));
     let error =
         by_name("kl", &Facts::default()).unwrap().measure(&sample(answer(&[-1.0], &[]))).unwrap_err().to_string();
     assert!(error.contains("`kl`, record `3`: 1 log-probabilities but 0 of the reference"), "{error}");
@@ -209,7 +210,8 @@ fn two_systems_are_compared_record_by_record() {
     let far =
         compare(&mean(Better::Higher), &measured(&[0.0; 50]), &measured(&[1.5; 50]), &Bootstrap::default()).unwrap();
     assert_eq!((far.p_value, far.mcnemar), (1.0 / 1001.0, None));
-    assert!(compare(&mean(Better::Higher), &first, &second[1..], &Bootstrap::default()).is_err());
+    let error = compare(&mean(Better::Higher), &first, &second[1..], &Bootstrap::default()).unwrap_err().to_string();
+    assert_eq!(error, "metric `mean`: 8 records of the first system but 7 of the second; measure the same ones");
 }
 
 #[test]
@@ -242,4 +244,29 @@ fn records_are_paired_by_id() {
         let error = pair(&file(first), &file(second)).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
     }
+}
+
+#[test]
+fn different_n_grams_have_an_interval_around_their_share() {
+    let system = |step: usize| -> Vec<Judged> {
+        let text = |i: usize| format!("w{} w{}", i % 7, i * i % (90 + step));
+        (0..450).map(|i| Judged::new("", text(i), &[])).collect()
+    };
+    let metric = by_name("corpus_distinct_1", &Facts::default()).unwrap();
+    let [first, second] = [0, 7].map(|step| evaluate(&*metric, &system(step)).unwrap());
+    // Drawing 450 records finds about 0.63 of what is rare: such an interval would lie below the value.
+    let interval = Bootstrap::default().interval(&*metric, &first.measured).unwrap();
+    assert!(interval.low <= first.corpus && first.corpus <= interval.high, "{interval:?} {}", first.corpus);
+    let found = compare(&*metric, &first.measured, &second.measured, &Bootstrap::default()).unwrap();
+    assert!(found.interval.low <= found.difference && found.difference <= found.interval.high, "{found:?}");
+    let same = compare(&*metric, &first.measured, &first.measured, &Bootstrap::default()).unwrap();
+    assert_eq!((same.p_value, same.interval.low, same.interval.high), (1.0, 0.0, 0.0));
+}
+
+#[test]
+fn the_jackknife_s_error_of_a_mean_is_the_standard_error() {
+    let values = [1.0, 4.0, 2.0, 8.0, 5.0];
+    let left_out: Vec<f64> = values.iter().map(|value| (20.0 - value) / 4.0).collect();
+    let expected = Summary::of(values).unwrap().deviation / 5.0_f64.sqrt();
+    assert!((jackknife_error(&left_out) - expected).abs() < 1e-12);
 }

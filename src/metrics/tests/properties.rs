@@ -76,7 +76,7 @@ proptest! {
         prop_assert_eq!(word_overlap(&text, &[&text]).f1, 1.0);
         let same = rouge(Rouge::L, true, &text, &[&text]).f1;
         prop_assert!(same == 1.0 || text.to_lowercase().chars().all(|c| !c.is_ascii_alphanumeric()));
-        prop_assert_eq!(vqa_accuracy(&text, &vec![text.as_str(); 10]), 1.0);
+        prop_assert_eq!(vqa_accuracy(&text, &[text.as_str(); 10]), 1.0);
     }
 
     #[test]

@@ -68,6 +68,9 @@ fn pope_s_figures_are_by_hand() {
     assert_eq!(value("pope_recall"), 2.0 / 3.0);
     assert_eq!(value("pope_f1"), 2.0 / 3.0);
     assert_eq!(value("pope_yes_rate"), 0.6);
+    let error =
+        by_name("pope_f1", &Facts::default()).unwrap().measure(&sample("Yes", "maybe")).unwrap_err().to_string();
+    assert!(error.contains("there is no label `yes` or `no`"), "{error}");
 }
 
 #[test]
