@@ -19,7 +19,7 @@
 //! Modules stand in layers, and a module imports only from layers to its left; a test holds the code to it:
 //!
 //! `settings, device, nn, text, image, checkpoint` → `example` → `data, models, vision, projector, adapters, objectives` → `vlm` →
-//! `generation` → `trainer` → `recipe`
+//! `generation` → `metrics` → `trainer` → `recipe`
 //!
 //! # Invariants
 //! - `objectives` know no model: they receive log-probabilities, scores or logits and return a loss with its metrics.
@@ -50,6 +50,7 @@ pub mod docs;
 pub mod example;
 pub mod generation;
 pub mod image;
+pub mod metrics;
 pub mod models;
 pub mod nn;
 pub mod objectives;
