@@ -12,10 +12,11 @@ use std::path::PathBuf;
 /// Left never imports right, and modules of one layer never import each other.
 const LAYERS: &[&[&str]] = &[
     &["settings", "device", "nn", "text", "image", "checkpoint"],
-    &["example"],
+    &["example", "openai"],
     &["data", "models", "vision", "projector", "adapters", "objectives"],
     &["vlm"],
     &["generation"],
+    &["engine"],
     &["trainer"],
     &["recipe"],
 ];
