@@ -1,5 +1,7 @@
 //! The bodies of answers. Fields that some servers leave out have defaults, so that the client reads them all.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::messages::WireToolCall;
@@ -198,7 +200,7 @@ pub struct CompletionLogprobs {
     pub tokens: Vec<String>,
     /// The likeliest tokens at each place, with the token itself; nothing for the first token of a prompt.
     #[serde(default)]
-    pub top_logprobs: Option<Vec<Option<serde_json::Map<String, serde_json::Value>>>>,
+    pub top_logprobs: Option<Vec<Option<BTreeMap<String, f32>>>>,
 }
 
 /// What an answer took.

@@ -70,17 +70,19 @@ impl RequestError {
 
 /// A value as messages show it: whole where it is short.
 pub(super) fn shown(value: &Value) -> String {
-    const LONGEST: usize = 60;
     match value {
         Value::Array(items) => format!("a list of {}", items.len()),
         Value::Object(_) => "an object".to_owned(),
-        other => {
-            let text = other.to_string();
-            match text.char_indices().nth(LONGEST) {
-                Some((cut, _)) => format!("{}…", &text[..cut]),
-                None => text,
-            }
-        }
+        other => shortened(other.to_string()),
+    }
+}
+
+/// A text as messages show it: nobody gets a megabyte back.
+pub(super) fn shortened(text: String) -> String {
+    const LONGEST: usize = 60;
+    match text.char_indices().nth(LONGEST) {
+        Some((cut, _)) => format!("{}…", &text[..cut]),
+        None => text,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::error::{RequestError, shown};
+use super::error::{RequestError, shortened, shown};
 use crate::settings::hint;
 
 /// Fields that no answer depends on: accepted, not looked at.
@@ -164,15 +164,21 @@ impl Fields {
         token_ids(self.list(name)?, &path)
     }
 
+    fn hint(&self, name: &str) -> String {
+        /// Comparing takes as long as the product of the lengths.
+        const LONGEST: usize = 64;
+        if name.len() > LONGEST { String::new() } else { hint(name, self.asked.iter().copied()) }
+    }
+
     /// Refuses what has not been read: fields whose value is not the neutral one, and unknown fields.
     pub fn finish(mut self) -> Result<(), RequestError> {
         for (name, value) in std::mem::take(&mut self.map) {
             if value.is_null() || HARMLESS.contains(&name.as_str()) {
                 continue;
             }
-            let field = self.path(&name);
+            let field = shortened(self.path(&name));
             let Some((_, neutral)) = NEUTRAL.iter().find(|(known, _)| *known == name) else {
-                let hint = hint(&name, self.asked.iter().copied());
+                let hint = self.hint(&name);
                 return Err(RequestError::Unknown { field, hint });
             };
             if !same(&value, neutral) {
@@ -198,8 +204,8 @@ impl Fields {
         match self.map.iter().find(|(_, value)| !is_empty(value)) {
             None => Ok(()),
             Some((name, _)) => {
-                let hint = hint(name, self.asked.iter().copied());
-                Err(RequestError::Unknown { field: self.path(name), hint })
+                let hint = self.hint(name);
+                Err(RequestError::Unknown { field: shortened(self.path(name)), hint })
             }
         }
     }

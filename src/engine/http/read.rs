@@ -17,14 +17,14 @@ pub(super) fn chat(request: &Request, answer: ChatAnswer) -> Result<Answer, Stri
     let choices = choices.into_iter().map(|choice| {
         let tokens = choice.logprobs.and_then(|logprobs| logprobs.content).unwrap_or_default();
         let calls = choice.message.tool_calls.unwrap_or_default();
-        Ok(Choice {
+        Choice {
             text: choice.message.content.unwrap_or_default(),
-            tokens: chat_tokens(request, tokens)?,
+            tokens: chat_tokens(request, tokens),
             tool_calls: calls.into_iter().map(tool_call).collect(),
             finish: choice.finish_reason.as_deref().map_or(Finish::Stop, Finish::from_word),
-        })
+        }
     });
-    let choices = choices.collect::<Result<_, String>>()?;
+    let choices = choices.collect();
     Ok(Answer { model: answer.model, choices, prompt: Vec::new(), usage: usage(answer.usage) })
 }
 
@@ -93,8 +93,8 @@ fn check_count(request: &Request, found: usize) -> Result<(), String> {
 }
 
 /// Tokens of a chat's answer.
-pub(super) fn chat_tokens(request: &Request, tokens: Vec<TokenLogprob>) -> Result<Vec<Token>, String> {
-    let Some(top) = request.logprobs else { return Ok(Vec::new()) };
+fn chat_tokens(request: &Request, tokens: Vec<TokenLogprob>) -> Vec<Token> {
+    let Some(top) = request.logprobs else { return Vec::new() };
     let token = |token: TokenLogprob| {
         let alternatives = token.top_logprobs.into_iter();
         let mut alternatives: Vec<TopToken> =
@@ -102,11 +102,11 @@ pub(super) fn chat_tokens(request: &Request, tokens: Vec<TokenLogprob>) -> Resul
         sort(&mut alternatives, top);
         Token { text: token.token, bytes: token.bytes, logprob: Some(token.logprob), top: alternatives }
     };
-    Ok(tokens.into_iter().map(token).collect())
+    tokens.into_iter().map(token).collect()
 }
 
 /// Tokens of a completion's answer.
-pub(super) fn completion_tokens(request: &Request, logprobs: CompletionLogprobs) -> Result<Vec<Token>, String> {
+fn completion_tokens(request: &Request, logprobs: CompletionLogprobs) -> Result<Vec<Token>, String> {
     let CompletionLogprobs { tokens, token_logprobs, top_logprobs, .. } = logprobs;
     let count = tokens.len();
     let mut tops = top_logprobs.unwrap_or_else(|| vec![None; count]).into_iter();
@@ -115,15 +115,12 @@ pub(super) fn completion_tokens(request: &Request, logprobs: CompletionLogprobs)
         return Err(format!("`logprobs` has {count} tokens, {own} token_logprobs and {tops} top_logprobs"));
     }
     let token = |(text, logprob): (String, Option<f32>)| {
-        let mut top = Vec::new();
-        for (text, logprob) in tops.next().flatten().into_iter().flatten() {
-            let logprob = logprob.as_f64().ok_or_else(|| format!("the log-probability of {text:?} is {logprob}"))?;
-            top.push(TopToken { text, bytes: None, logprob: logprob as f32 });
-        }
+        let top = tops.next().flatten().unwrap_or_default().into_iter();
+        let mut top: Vec<TopToken> = top.map(|(text, logprob)| TopToken { text, bytes: None, logprob }).collect();
         sort(&mut top, request.logprobs.unwrap_or_default());
-        Ok(Token { text, bytes: None, logprob, top })
+        Token { text, bytes: None, logprob, top }
     };
-    tokens.into_iter().zip(token_logprobs).map(token).collect()
+    Ok(tokens.into_iter().zip(token_logprobs).map(token).collect())
 }
 
 /// The likeliest first, and no more than were asked for: completions list the written token as well.
@@ -133,13 +130,13 @@ fn sort(top: &mut Vec<TopToken>, count: usize) {
 }
 
 /// A call whose arguments are read where they are JSON; a model may have written something else.
-pub(super) fn tool_call(call: WireToolCall) -> ToolCall {
+fn tool_call(call: WireToolCall) -> ToolCall {
     let FunctionCall { name, arguments } = call.function;
     let arguments = serde_json::from_str(&arguments).unwrap_or(Value::String(arguments));
     ToolCall { id: Some(call.id).filter(|id| !id.is_empty()), name, arguments }
 }
 
-pub(super) fn usage(usage: Option<UsageAnswer>) -> Usage {
+fn usage(usage: Option<UsageAnswer>) -> Usage {
     let usage = usage.unwrap_or_default();
     Usage { prompt_tokens: usage.prompt_tokens, completion_tokens: usage.completion_tokens }
 }
