@@ -19,7 +19,7 @@
 //! Modules stand in layers, and a module imports only from layers to its left; a test holds the code to it:
 //!
 //! `settings, device, nn, text, image, checkpoint` → `example, openai` → `data, models, vision, projector, adapters, objectives` → `vlm` →
-//! `generation` → `engine` → `trainer` → `recipe`
+//! `generation` → `engine` → `serve` → `trainer` → `recipe`
 //!
 //! # Invariants
 //! - `objectives` know no model: they receive log-probabilities, scores or logits and return a loss with its metrics.
@@ -57,6 +57,8 @@ pub mod objectives;
 pub mod openai;
 pub mod projector;
 pub mod recipe;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod settings;
 pub mod text;
 pub mod trainer;

@@ -17,6 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["vlm"],
     &["generation"],
     &["engine"],
+    &["serve"],
     &["trainer"],
     &["recipe"],
 ];
