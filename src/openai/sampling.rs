@@ -26,9 +26,9 @@ pub struct SamplingFields {
     /// Texts that end an answer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stop: Vec<String>,
-    /// Same seed, same answer.
+    /// Same seed, same answer. Signed, because some servers take no more than 63 bits.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub seed: Option<u64>,
+    pub seed: Option<i64>,
     /// Taken off a token's logit once it has been written, in [-2, 2].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub presence_penalty: Option<f64>,
@@ -84,8 +84,7 @@ impl SamplingFields {
             top_p: fields.number("top_p", 0.0, 1.0)?,
             max_tokens: newer.or(older),
             stop: fields.texts("stop")?,
-            // Python's clients may send a negative one: any 64 bits will do.
-            seed: fields.integer("seed", i64::MIN, i64::MAX)?.map(|seed| seed as u64),
+            seed: fields.integer("seed", i64::MIN, i64::MAX)?,
             presence_penalty: fields.number("presence_penalty", -2.0, 2.0)?,
             frequency_penalty: fields.number("frequency_penalty", -2.0, 2.0)?,
             top_k: fields.integer("top_k", -1, u32::MAX.into())?,

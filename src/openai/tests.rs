@@ -35,7 +35,7 @@ fn every_field_of_a_chat_is_read() {
         top_p: Some(0.9),
         max_tokens: Some(7),
         stop: vec!["END".into()],
-        seed: Some(u64::MAX),
+        seed: Some(-1),
         presence_penalty: Some(1.0),
         frequency_penalty: Some(-2.0),
         top_k: Some(5),

@@ -25,6 +25,9 @@ pub trait Backend: Send + Sync + 'static {
     /// [`Event::Text`] and one [`Event::Finished`], choices mixed as they come; [`Event::Done`]. Or, at any time,
     /// [`Event::Failed`]. Then `events` is dropped.
     ///
+    /// `request.sampling.max_new_tokens` is always set, and may be more than the model's context has room for: then the answer
+    /// ends there, with [`Finish::Length`].
+    ///
     /// With `request.logprobs`, every token must come, also the one that ends an answer (with no text): clients count them.
     ///
     /// [bytes]: crate::engine::ImageSource::Bytes

@@ -29,6 +29,7 @@ mod backend;
 mod body;
 mod connections;
 mod error;
+mod gate;
 mod images;
 mod job;
 mod metrics;
@@ -38,6 +39,7 @@ mod routes;
 mod server;
 mod settings;
 mod shapes;
+mod stream;
 #[cfg(test)]
 mod tests;
 

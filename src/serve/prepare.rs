@@ -171,7 +171,7 @@ impl Rules<'_> {
             ignore_eos: fields.ignore_eos.unwrap_or_default(),
             bad_words: fields.bad_words,
             allowed_tokens: fields.allowed_token_ids,
-            seed: fields.seed,
+            seed: fields.seed.map(|seed| seed as u64),
         };
         Ok((sampling, choices))
     }

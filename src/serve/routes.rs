@@ -1,47 +1,37 @@
 //! What is answered where.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Extension, Path, Request, State};
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hyper::body::Frame;
-use tokio::sync::watch;
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::admit::Queue;
 use super::backend::Backend;
 use super::body::{Bodies, Read};
 use super::error::ApiError;
+use super::gate::{Visit, around, shortened};
 use super::job::{Job, ask};
 use super::metrics::Metrics;
 use super::page::page;
 use super::prepare::{Prepared, Rules};
 use super::server::Phase;
 use super::settings::ServeSettings;
-use super::shapes::{Head, Kind, Pieces, Whole, broken, json, usage};
+use super::shapes::{Head, Kind, Pieces, Whole, json, usage};
+use super::stream::stream;
 use crate::engine::{ModelInfo, Usage};
 use crate::openai::{
     EmbeddingAnswer, EmbeddingItem, EmbeddingValues, Encoding, ModelCard, ModelList, ScoreAnswer, ScoreItem,
 };
-
-/// How long an answer may be without news before a stream begins anyway, and between its signs of life.
-const QUIET: Duration = Duration::from_secs(10);
-/// Bytes of a stream that are sent at once.
-const FRAME: usize = 32 << 10;
-/// What is noted of a request whose client left.
-const LEFT: u16 = 499;
 
 /// What all requests share.
 pub(super) struct App {
@@ -87,120 +77,6 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(method)
         .layer(from_fn_with_state(Arc::clone(&app), around))
         .with_state(app)
-}
-
-fn shortened(text: &str) -> String {
-    text.chars().take(80).collect()
-}
-
-/// A request's name and what is noted of it.
-#[derive(Debug)]
-struct Visit {
-    app: Arc<App>,
-    id: String,
-    route: &'static str,
-    since: Instant,
-    status: AtomicU16,
-}
-
-impl Drop for Visit {
-    fn drop(&mut self) {
-        self.app.metrics.request(self.route, self.status.load(Ordering::Relaxed), self.since.elapsed());
-    }
-}
-
-/// An answer that goes on after its head: its status is noted at its end.
-#[derive(Clone, Copy, Debug)]
-struct Streaming;
-
-/// What happens around every request.
-async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let visit = Arc::new(Visit {
-        id: request_id(request.headers()),
-        route: route(request.uri().path()),
-        since: Instant::now(),
-        status: AtomicU16::new(LEFT),
-        app: Arc::clone(&app),
-    });
-    let mut response = match allowed(&app, &request) {
-        Err(error) => error.into_response(),
-        Ok(()) => {
-            request.extensions_mut().insert(Arc::clone(&visit));
-            next.run(request).await
-        }
-    };
-    if response.extensions().get::<Streaming>().is_none() {
-        visit.status.store(response.status().as_u16(), Ordering::Relaxed);
-    }
-    let headers = response.headers_mut();
-    if let Ok(id) = HeaderValue::from_str(&visit.id) {
-        headers.insert("x-request-id", id);
-    }
-    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-/// The client's own name for its request where it is a decent one, or a new one.
-fn request_id(headers: &HeaderMap) -> String {
-    const LONGEST: usize = 100;
-    let decent = |id: &&str| {
-        (1..=LONGEST).contains(&id.len())
-            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
-    };
-    let given = headers.get("x-request-id").and_then(|id| id.to_str().ok()).filter(decent);
-    given.map_or_else(|| format!("{:032x}", rand::random::<u128>()), str::to_owned)
-}
-
-/// A request's route as metrics call it: a client must not be able to make up new ones.
-fn route(path: &str) -> &'static str {
-    const ROUTES: [&str; 9] = [
-        "/",
-        "/health",
-        "/metrics",
-        "/v1/models",
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/embeddings",
-        "/v1/score",
-        "/score",
-    ];
-    let found = ROUTES.into_iter().find(|route| *route == path);
-    found.unwrap_or(if path.starts_with("/v1/models/") { "/v1/models" } else { "other" })
-}
-
-/// Who may ask.
-fn allowed(app: &App, request: &Request) -> Result<(), ApiError> {
-    if let Some(host) = request.headers().get(HOST).filter(|_| app.own_name_only) {
-        let host = host.to_str().unwrap_or_default();
-        let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
-        let name = name.map_or(host, |(name, _)| name).trim_matches(['[', ']']);
-        let is_ip = name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        if !is_ip && !name.eq_ignore_ascii_case("localhost") {
-            let words = format!(
-                "this server listens on its own machine only and is called localhost there, not {:?}; to let a proxy pass \
-                 another name on, start it with a token",
-                shortened(name)
-            );
-            return Err(ApiError::new(StatusCode::FORBIDDEN, words));
-        }
-    }
-    let Some(token) = &app.settings.token else { return Ok(()) };
-    if matches!(request.uri().path(), "/" | "/health") {
-        return Ok(());
-    }
-    let shown = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
-    let word = match shown.split_at_checked(7) {
-        Some((scheme, word)) if scheme.eq_ignore_ascii_case(b"Bearer ") => word.trim_ascii(),
-        _ => b"",
-    };
-    match token.is(word) {
-        true => Ok(()),
-        false => {
-            let words = "this server wants its token: `Authorization: Bearer …`";
-            Err(ApiError::new(StatusCode::UNAUTHORIZED, words).with_code("invalid_api_key"))
-        }
-    }
 }
 
 async fn health(State(app): State<Arc<App>>) -> Response {
@@ -266,23 +142,7 @@ async fn generate(asked: Asked, body: Body, kind: Kind) -> Result<Response, ApiE
         }
         return Ok(answer(whole.json(job.usage())));
     }
-    let mut pieces = Pieces::new(head, prompts);
-    let mut ready = pieces.first();
-    // What fails at once is answered with its own status. An answer that takes longer begins, so that the connection does
-    // not look dead.
-    if let Ok(Some(event)) = tokio::time::timeout(QUIET, job.next()).await {
-        let (prompt, event) = event?;
-        ready.push_str(&pieces.add(prompt, event));
-    }
-    let mut signs = tokio::time::interval(QUIET);
-    signs.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    signs.reset();
-    let mut response = Response::new(Body::new(StreamBody { job: Some(job), pieces, ready, signs, visit }));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    // For proxies that gather answers before they pass them on.
-    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response.extensions_mut().insert(Streaming);
-    Ok(response)
+    stream(job, Pieces::new(head, prompts), visit).await
 }
 
 /// Parses a body on a thread of its own: pictures in it may take a while.
@@ -291,7 +151,7 @@ async fn prepare<T: Send + 'static>(
     visit: &Arc<Visit>,
     read: Read,
     work: impl FnOnce(&Rules<'_>, &[u8]) -> Result<T, ApiError> + Send + 'static,
-) -> Result<(T, tokio::sync::OwnedSemaphorePermit), ApiError> {
+) -> Result<(T, OwnedSemaphorePermit), ApiError> {
     let (app, visit) = (Arc::clone(app), Arc::clone(visit));
     let prepared = tokio::task::spawn_blocking(move || {
         let rules = Rules {
@@ -352,54 +212,4 @@ fn answer(json: String) -> Response {
 /// Seconds since 1970.
 pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-/// The body of a streamed answer. Dropped, it cancels what is left of it.
-struct StreamBody {
-    job: Option<Job>,
-    pieces: Pieces,
-    ready: String,
-    signs: Interval,
-    visit: Arc<Visit>,
-}
-
-impl hyper::body::Body for StreamBody {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let this = &mut *self;
-        while let Some(job) = this.job.as_mut().filter(|_| this.ready.len() < FRAME) {
-            match job.poll(context) {
-                Poll::Pending => break,
-                Poll::Ready(Some(Ok((prompt, event)))) => this.ready.push_str(&this.pieces.add(prompt, event)),
-                Poll::Ready(Some(Err(error))) => {
-                    this.ready.push_str(&broken(&error));
-                    this.visit.status.store(error.status.as_u16(), Ordering::Relaxed);
-                    this.job = None;
-                }
-                Poll::Ready(None) => {
-                    this.ready.push_str(&this.pieces.last(job.usage()));
-                    this.visit.status.store(200, Ordering::Relaxed);
-                    this.job = None;
-                }
-            }
-        }
-        if this.ready.is_empty() {
-            if this.job.is_none() {
-                return Poll::Ready(None);
-            }
-            if this.signs.poll_tick(context).is_pending() {
-                return Poll::Pending;
-            }
-            // A comment: clients pass over it, and a client that has left is noticed.
-            this.ready.push_str(": waiting\n\n");
-        } else {
-            this.signs.reset();
-        }
-        Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.ready).into()))))
-    }
 }

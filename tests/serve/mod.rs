@@ -4,6 +4,7 @@ mod answers;
 mod clients;
 mod crowd;
 mod echo;
+mod engine;
 mod hostile;
 mod http;
 mod images;

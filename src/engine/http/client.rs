@@ -2,7 +2,6 @@
 
 use std::io::Read;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde::de::DeserializeOwned;
@@ -27,8 +26,6 @@ pub(super) struct Client {
     key: Option<String>,
     agent: Agent,
     settings: HttpSettings,
-    /// The server's first model, once it was asked.
-    first_model: Mutex<Option<String>>,
 }
 
 /// What is sent, as often as it must be.
@@ -75,7 +72,7 @@ impl Client {
             config = config.proxy(None);
         }
         let (key, agent) = (settings.key()?, config.build().into());
-        Ok(Self { base, key, agent, settings, first_model: Mutex::new(None) })
+        Ok(Self { base, key, agent, settings })
     }
 
     pub fn base(&self) -> &str {
@@ -96,38 +93,12 @@ impl Client {
     }
 
     /// The server's models and adapters.
-    pub fn models(&self, stop: &AtomicBool) -> Result<Vec<ModelInfo>, EngineError> {
+    pub fn models(&self) -> Result<Vec<ModelInfo>, EngineError> {
         let attempt = Attempt { request: "the list of models", path: "/models", body: &[] };
-        let list = self.repeat(stop, || self.whole(&attempt, |list: ModelList| Ok(list.data)));
-        let list = list.unwrap_or_else(|| {
-            Err(EngineError::Failed { request: attempt.request.to_owned(), reason: "it was stopped".to_owned() })
-        })?;
+        let list = self.repeat(&AtomicBool::new(false), || self.whole(&attempt, |list: ModelList| Ok(list.data)));
+        // Nobody stops it.
+        let list = list.transpose()?.unwrap_or_default();
         Ok(list.into_iter().map(|card| ModelInfo { id: card.id, parent: card.parent }).collect())
-    }
-
-    /// The model that a request asks for: its own, or the server's first.
-    pub fn model(&self, id: &str, own: Option<&str>, stop: &AtomicBool) -> Option<Result<String, EngineError>> {
-        if let Some(own) = own {
-            return Some(Ok(own.to_owned()));
-        }
-        // Under the lock, so that the server is asked once.
-        let mut first = self.first_model.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(first) = first.as_ref() {
-            return Some(Ok(first.clone()));
-        }
-        if stop.load(std::sync::atomic::Ordering::Relaxed) {
-            return None;
-        }
-        let models = match self.models(stop) {
-            Ok(models) => models,
-            Err(error) => return Some(Err(error)),
-        };
-        let Some(model) = models.into_iter().next() else {
-            let reason = format!("{} lists no model; name one", self.base);
-            return Some(Err(EngineError::Unsupported { request: id.to_owned(), reason }));
-        };
-        *first = Some(model.id.clone());
-        Some(Ok(model.id))
     }
 
     /// Sends a request and reads the whole answer. `read`'s error says what is wrong with it.

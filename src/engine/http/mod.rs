@@ -7,7 +7,6 @@ mod settings;
 mod stream;
 mod write;
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
@@ -40,6 +39,42 @@ impl HttpEngine {
             return Err(EngineError::Setting { setting, value: "0".into(), expected: "at least 1".into() });
         }
         Ok(Self { client: Arc::new(Client::new(settings)?), concurrency })
+    }
+
+    /// The requests with a model each: where one names none, the first that the server lists. Where that cannot be had, every
+    /// request has failed; asking once spares a thousand of them a thousand waits.
+    fn named<R: Clone, T>(
+        &self,
+        requests: &[R],
+        model: fn(&mut R) -> &mut Option<String>,
+        id: fn(&R) -> &str,
+        finished: &mut Finished<'_, T>,
+    ) -> Option<Vec<R>> {
+        let mut named = requests.to_vec();
+        if named.iter_mut().all(|request| model(request).is_some()) {
+            return Some(named);
+        }
+        let first = match self.client.models() {
+            Ok(models) => models.into_iter().next().ok_or_else(|| format!("{} lists no model; name one", self.name())),
+            Err(error) => Err(error.to_string()),
+        };
+        match first {
+            Ok(first) => {
+                for request in &mut named {
+                    model(request).get_or_insert_with(|| first.id.clone());
+                }
+                Some(named)
+            }
+            Err(reason) => {
+                for (index, request) in requests.iter().enumerate() {
+                    let error = EngineError::Failed { request: id(request).to_owned(), reason: reason.clone() };
+                    if finished(index, Err(error)).is_break() {
+                        break;
+                    }
+                }
+                None
+            }
+        }
     }
 
     /// Does `work` on every item, several at once.
@@ -80,7 +115,7 @@ impl HttpEngine {
         // Only where a thread died.
         for (index, item) in items.iter().enumerate().filter(|(index, _)| missing[*index]) {
             let (request, reason) = (id(item).to_owned(), "the thread that sent it died".to_owned());
-            if finished(index, Err(EngineError::Failed { request, reason })) == ControlFlow::Break(()) {
+            if finished(index, Err(EngineError::Failed { request, reason })).is_break() {
                 return;
             }
         }
@@ -96,25 +131,27 @@ impl Engine for HttpEngine {
     }
 
     fn models(&self) -> Result<Vec<ModelInfo>, EngineError> {
-        self.client.models(&AtomicBool::new(false))
+        self.client.models()
     }
 
     fn generate(&self, requests: &[Request], finished: &mut Finished<'_, Answer>) {
-        self.each(requests, |request| &request.id, Client::generate, finished);
+        let id: fn(&Request) -> &str = |request| &request.id;
+        if let Some(named) = self.named(requests, |request| &mut request.model, id, finished) {
+            self.each(&named, id, Client::generate, finished);
+        }
     }
 
     fn score(&self, requests: &[ScoreRequest], finished: &mut Finished<'_, f64>) {
-        self.each(requests, |request| &request.id, Client::score, finished);
+        let id: fn(&ScoreRequest) -> &str = |request| &request.id;
+        if let Some(named) = self.named(requests, |request| &mut request.model, id, finished) {
+            self.each(&named, id, Client::score, finished);
+        }
     }
 }
 
 impl Client {
     fn generate(&self, request: &Request, stop: &AtomicBool) -> Option<Result<Answer, EngineError>> {
-        let prepared = match self.model(&request.id, request.model.as_deref(), stop)? {
-            Ok(model) => write::generation(request, model, self.settings().stream),
-            Err(error) => Err(error),
-        };
-        let (path, body) = match prepared {
+        let (path, body) = match write::generation(request, self.settings().stream) {
             Ok(prepared) => prepared,
             Err(error) => return Some(Err(error)),
         };
@@ -128,11 +165,7 @@ impl Client {
     }
 
     fn score(&self, request: &ScoreRequest, stop: &AtomicBool) -> Option<Result<f64, EngineError>> {
-        let prepared = match self.model(&request.id, request.model.as_deref(), stop)? {
-            Ok(model) => write::score(request, model),
-            Err(error) => Err(error),
-        };
-        let (path, body) = match prepared {
+        let (path, body) = match write::score(request) {
             Ok(prepared) => prepared,
             Err(error) => return Some(Err(error)),
         };

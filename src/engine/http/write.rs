@@ -18,11 +18,8 @@ const COMPLETIONS: &str = "/completions";
 const SCORE: &str = "/score";
 
 /// Path and body of a request.
-pub(super) fn generation(
-    request: &Request,
-    model: String,
-    stream: bool,
-) -> Result<(&'static str, Vec<u8>), EngineError> {
+pub(super) fn generation(request: &Request, stream: bool) -> Result<(&'static str, Vec<u8>), EngineError> {
+    let model = request.model.clone().unwrap_or_default();
     let sampling = sampling(&request.sampling, request.n);
     let stream_options = stream.then_some(StreamOptions { include_usage: true });
     let prompt = match &request.prompt {
@@ -63,7 +60,8 @@ pub(super) fn generation(
 }
 
 /// Path and body of a request for a score.
-pub(super) fn score(request: &ScoreRequest, model: String) -> Result<(&'static str, Vec<u8>), EngineError> {
+pub(super) fn score(request: &ScoreRequest) -> Result<(&'static str, Vec<u8>), EngineError> {
+    let model = request.model.clone().unwrap_or_default();
     let input = match &request.prompt {
         Prompt::Chat { conversation, images } => {
             ScoreInput::Messages(vec![messages(&request.id, &conversation.messages, images)?])
@@ -85,7 +83,8 @@ fn sampling(sampling: &Sampling, n: usize) -> SamplingFields {
         top_p: sampling.top_p,
         max_tokens: sampling.max_new_tokens,
         stop: sampling.stop.clone(),
-        seed: sampling.seed,
+        // The same 64 bits.
+        seed: sampling.seed.map(|seed| seed as i64),
         presence_penalty: sampling.presence_penalty,
         frequency_penalty: sampling.frequency_penalty,
         // Servers differ in what 0 means; all take -1 for every candidate.

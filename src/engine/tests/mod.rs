@@ -320,6 +320,19 @@ fn nobody_there_is_said() {
 }
 
 #[test]
+fn without_a_list_of_models_every_request_fails_at_once() {
+    let server = Server::failing(Vec::new());
+    server.state().no_models = true;
+    let requests: Vec<Request> = (0..20).map(|i| chat(&format!("row {i}"), "hi")).collect();
+    for (i, result) in all(settings(&server), &requests).into_iter().enumerate() {
+        let error = result.unwrap_err().to_string();
+        assert!(error.starts_with(&format!("row {i}: the list of models: http://")), "{error}");
+        assert!(error.ends_with("answers 500: no models today (gave up after 3 attempts)"), "{error}");
+    }
+    assert_eq!(server.state().log.len(), 3);
+}
+
+#[test]
 fn settings_and_requests_that_cannot_be_used_are_refused() {
     for url in ["127.0.0.1:8000", "ftp://host/v1", "http://user:secret@host/v1", "http:///v1", "http://host/v1?x=1"] {
         let error = HttpEngine::new(HttpSettings::new(url)).unwrap_err().to_string();

@@ -45,6 +45,8 @@ pub struct State {
     pub log: Vec<Seen>,
     /// How long a right answer takes.
     pub delay: Duration,
+    /// Whether the list of models cannot be had.
+    pub no_models: bool,
     pub busy: usize,
     /// Most requests that were answered at once.
     pub busiest: usize,
@@ -94,7 +96,11 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     let (fault, delay) = {
         let mut state = state.lock().unwrap();
         state.log.push(seen.clone());
-        let fault = (seen.path != "/v1/models" && !state.faults.is_empty()).then(|| state.faults.remove(0));
+        let fault = match seen.path.as_str() {
+            "/v1/models" if state.no_models => Some(Fault::Status(500, Vec::new(), "no models today".to_owned())),
+            "/v1/models" => None,
+            _ => (!state.faults.is_empty()).then(|| state.faults.remove(0)),
+        };
         state.busy += 1;
         state.busiest = state.busiest.max(state.busy);
         (fault, state.delay)
