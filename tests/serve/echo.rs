@@ -54,17 +54,17 @@ impl Backend for Echo {
     fn generate(&self, request: Request, events: Events) -> Result<(), Refused> {
         let kind = if matches!(request.prompt, Prompt::Chat { .. }) { "chat" } else { "completion" };
         self.seen.lock().unwrap().insert(kind, request.clone());
-        let words = prompt_text(&request.prompt);
+        let told = command(&request.prompt);
         match () {
-            () if words.contains("say busy") => return Err(Refused::Busy),
-            () if words.contains("say no") => return Err(Refused::Invalid("no, says the backend".into())),
+            () if told.contains("say busy") => return Err(Refused::Busy),
+            () if told.contains("say no") => return Err(Refused::Invalid("no, says the backend".into())),
             () => {}
         }
         let (delay, counts) = (self.delay, Arc::clone(&self.counts));
         thread::spawn(move || {
             let active = counts.active.fetch_add(1, Ordering::SeqCst) + 1;
             counts.most_active.fetch_max(active, Ordering::SeqCst);
-            let ended = answer(&request, &words, &events, delay);
+            let ended = answer(&request, &events, delay);
             let count = if ended { &counts.finished } else { &counts.cancelled };
             count.fetch_add(1, Ordering::SeqCst);
             counts.active.fetch_sub(1, Ordering::SeqCst);
@@ -97,20 +97,21 @@ impl Backend for Echo {
 }
 
 /// Answers; false where nobody listened to the end.
-fn answer(request: &Request, words: &str, events: &Events, delay: Duration) -> bool {
-    if words.contains("say die") {
+fn answer(request: &Request, events: &Events, delay: Duration) -> bool {
+    let (words, told) = (prompt_text(&request.prompt), command(&request.prompt));
+    if told.contains("say die") {
         return true;
     }
     let mut written = 0;
-    if request.echo && !events.send(Event::Prompt(tokens("", words, request.logprobs))) {
+    if request.echo && !events.send(Event::Prompt(tokens("", &words, request.logprobs))) {
         return false;
     }
     for choice in 0..request.n {
-        let (pieces, finish) = pieces(request, words, choice);
-        let mut context = words.to_owned();
+        let (pieces, finish) = pieces(request, &words, choice);
+        let mut context = words.clone();
         for (i, piece) in pieces.iter().enumerate() {
             thread::sleep(delay);
-            if words.contains("say oops") && i == 2 {
+            if told.contains("say oops") && i == 2 {
                 return events.send(Event::Failed(Refused::Failed("oops, says the backend".into())));
             }
             written += 1;
@@ -122,7 +123,7 @@ fn answer(request: &Request, words: &str, events: &Events, delay: Duration) -> b
                 return false;
             }
         }
-        let tool_calls = call(request, words);
+        let tool_calls = call(request);
         let finish = if tool_calls.is_empty() { finish } else { Finish::ToolCalls };
         if !events.send(Event::Finished { choice, finish, tool_calls }) {
             return false;
@@ -134,7 +135,7 @@ fn answer(request: &Request, words: &str, events: &Events, delay: Duration) -> b
 /// The pieces of an answer: words of a chat, with log-probabilities and in completions characters.
 fn pieces(request: &Request, words: &str, choice: usize) -> (Vec<String>, Finish) {
     let most = request.sampling.max_new_tokens.unwrap_or(64) as usize;
-    let Prompt::Chat { conversation, images } = &request.prompt else {
+    let Prompt::Chat { images, .. } = &request.prompt else {
         // A prompt that ends with a full stop is answered with an end.
         if words.ends_with('.') {
             return (vec!["\u{3}".to_owned()], Finish::Stop);
@@ -146,15 +147,15 @@ fn pieces(request: &Request, words: &str, choice: usize) -> (Vec<String>, Finish
         return (endless[..end].chars().map(String::from).collect(), finish);
     };
     let bytes: usize = images.iter().map(|image| if let ImageSource::Bytes(b) = image { b.len() } else { 0 }).sum();
-    let last = conversation.messages.iter().rfind(|message| message.role == Role::User);
-    let mut text = format!("You said: {}", last.map(Message::words).unwrap_or_default());
+    let told = command(&request.prompt);
+    let mut text = format!("You said: {told}");
     if !images.is_empty() {
         text.push_str(&format!(" ({} pictures of {bytes} bytes)", images.len()));
     }
     if choice > 0 {
         text.push_str(&format!(" ({choice})"));
     }
-    if words.contains("say much") {
+    if told.contains("say much") {
         text = "word ".repeat(most);
     }
     let split: Vec<String> = match request.logprobs {
@@ -165,12 +166,22 @@ fn pieces(request: &Request, words: &str, choice: usize) -> (Vec<String>, Finish
     (split.into_iter().take(most).collect(), finish)
 }
 
-fn call(request: &Request, words: &str) -> Vec<ToolCall> {
+fn call(request: &Request) -> Vec<ToolCall> {
     let Prompt::Chat { conversation: Conversation { tools, .. }, .. } = &request.prompt else { return Vec::new() };
-    let name = tools.first().and_then(|tool| tool["function"]["name"].as_str()).filter(|_| words.contains("say call"));
+    let name = tools
+        .first()
+        .and_then(|tool| tool["function"]["name"].as_str())
+        .filter(|_| command(&request.prompt).contains("say call"));
     name.map(|name| ToolCall { id: Some("call_1".into()), ..ToolCall::new(name, json!({"x": 1})) })
         .into_iter()
         .collect()
+}
+
+/// What the backend is told: a chat's last question, or a whole prompt.
+fn command(prompt: &Prompt) -> String {
+    let Prompt::Chat { conversation, .. } = prompt else { return prompt_text(prompt) };
+    let last = conversation.messages.iter().rfind(|message| message.role == Role::User);
+    last.map(Message::words).unwrap_or_default()
 }
 
 fn prompt_text(prompt: &Prompt) -> String {
