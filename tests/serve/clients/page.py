@@ -157,6 +157,8 @@ async def drive(page, url, folder):
     await page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
     await page.call("Emulation.setDeviceMetricsOverride", width=390, height=700, deviceScaleFactor=1, mobile=True)
     await page.screenshot("dark_narrow")
+    wide = await page.run("document.documentElement.scrollWidth")
+    assert wide <= 390, f"the page is {wide} wide on a screen of 390"
     await page.click("#clear")
     await page.until("document.querySelectorAll('.turn').length === 0")
 
