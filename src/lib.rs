@@ -18,8 +18,8 @@
 //! # The code
 //! Modules stand in layers, and a module imports only from layers to its left; a test holds the code to it:
 //!
-//! `settings, device, nn, text, image, checkpoint` → `example` → `data, models, vision, projector, adapters, objectives` → `vlm` →
-//! `generation` → `metrics` → `trainer` → `recipe`
+//! `settings, device, nn, text, image, checkpoint` → `example, openai` → `data, models, vision, projector, adapters, objectives` →
+//! `vlm` → `generation` → `engine, metrics` → `serve` → `trainer` → `recipe`
 //!
 //! # Invariants
 //! - `objectives` know no model: they receive log-probabilities, scores or logits and return a loss with its metrics.
@@ -47,6 +47,7 @@ pub mod checkpoint;
 pub mod data;
 pub mod device;
 pub mod docs;
+pub mod engine;
 pub mod example;
 pub mod generation;
 pub mod image;
@@ -54,8 +55,11 @@ pub mod metrics;
 pub mod models;
 pub mod nn;
 pub mod objectives;
+pub mod openai;
 pub mod projector;
 pub mod recipe;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod settings;
 pub mod text;
 pub mod trainer;

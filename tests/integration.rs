@@ -7,6 +7,8 @@ mod memory;
 mod parity;
 #[cfg(feature = "recipes")]
 mod run;
+#[cfg(feature = "serve")]
+mod serve;
 mod ui;
 
 #[global_allocator]

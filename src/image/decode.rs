@@ -35,6 +35,15 @@ pub fn probe(path: &Path) -> Result<(u32, u32), ImageError> {
     dimensions(path, &mut reader, format, length)
 }
 
+/// As [`probe`], of a file's bytes; `path` is what errors call it.
+///
+/// # Errors
+/// [`ImageError`] where the bytes are no image, or announce more pixels than are accepted.
+pub fn probe_bytes(bytes: &[u8], path: &Path) -> Result<(u32, u32), ImageError> {
+    let format = sniff(path, &bytes[..bytes.len().min(SIGNATURE_BYTES)])?;
+    dimensions(path, &mut Cursor::new(bytes), format, bytes.len() as u64)
+}
+
 /// The picture in a file. EXIF orientation is not applied, as Pillow's `open` does not; transparency is dropped.
 ///
 /// # Errors
@@ -49,8 +58,8 @@ pub fn decode(path: &Path) -> Result<Rgb8, ImageError> {
 /// # Errors
 /// [`ImageError`] with the path and the reason.
 pub fn decode_bytes(bytes: &[u8], path: &Path) -> Result<Rgb8, ImageError> {
+    probe_bytes(bytes, path)?;
     let format = sniff(path, &bytes[..bytes.len().min(SIGNATURE_BYTES)])?;
-    dimensions(path, &mut Cursor::new(bytes), format, bytes.len() as u64)?;
     if format == ImageFormat::Jpeg {
         return jpeg::decode(bytes).map_err(|error| ImageError::decode(path, error));
     }

@@ -21,7 +21,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-pub use decode::{decode, decode_bytes, probe};
+pub use decode::{decode, decode_bytes, probe, probe_bytes};
 pub use geometry::center_crop;
 pub use processor::{AspectRatio, ImageProcessor, ResizeTo};
 pub use resize::{Filter, resize};

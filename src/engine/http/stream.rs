@@ -1,0 +1,147 @@
+//! Answers as they come in pieces.
+
+use serde_json::Value;
+
+use super::super::{Answer, Request};
+use super::client::Gather;
+use super::read;
+use crate::openai::{
+    ChatAnswer, ChatChoice, ChatChunk, ChatLogprobs, ChatMessageAnswer, Completion, CompletionChoice,
+    CompletionLogprobs, UsageAnswer, WireToolCall, error_message,
+};
+
+/// The pieces of a chat's answer, put together.
+pub(super) struct ChatPieces<'r> {
+    request: &'r Request,
+    model: String,
+    choices: Vec<ChatChoice>,
+    usage: Option<UsageAnswer>,
+}
+
+/// The pieces of a completion's answer, put together.
+pub(super) struct CompletionPieces<'r> {
+    request: &'r Request,
+    model: String,
+    choices: Vec<CompletionChoice>,
+    usage: Option<UsageAnswer>,
+}
+
+pub(super) fn chat(request: &Request) -> ChatPieces<'_> {
+    let choice = |index| ChatChoice {
+        index,
+        message: ChatMessageAnswer::default(),
+        logprobs: request.logprobs.map(|_| ChatLogprobs { content: Some(Vec::new()) }),
+        finish_reason: None,
+    };
+    ChatPieces { request, model: String::new(), choices: (0..request.n).map(choice).collect(), usage: None }
+}
+
+pub(super) fn completion(request: &Request) -> CompletionPieces<'_> {
+    let choice = |index| CompletionChoice { index, text: String::new(), logprobs: None, finish_reason: None };
+    CompletionPieces { request, model: String::new(), choices: (0..request.n).map(choice).collect(), usage: None }
+}
+
+impl Gather for ChatPieces<'_> {
+    type Whole = Answer;
+
+    fn piece(&mut self, data: &str) -> Result<(), String> {
+        let chunk: ChatChunk = parse(data)?;
+        self.usage = chunk.usage.or(self.usage);
+        if !chunk.model.is_empty() {
+            self.model = chunk.model;
+        }
+        for new in chunk.choices {
+            let n = self.request.n;
+            let choice = self.choices.get_mut(new.index).ok_or_else(|| too_many(new.index, n))?;
+            if let Some(content) = new.delta.content {
+                choice.message.content.get_or_insert_default().push_str(&content);
+            }
+            for call in new.delta.tool_calls.unwrap_or_default() {
+                add_call(choice.message.tool_calls.get_or_insert_default(), call);
+            }
+            if let (Some(all), Some(more)) = (&mut choice.logprobs, new.logprobs) {
+                all.content.get_or_insert_default().extend(more.content.unwrap_or_default());
+            }
+            choice.finish_reason = new.finish_reason.or(choice.finish_reason.take());
+        }
+        Ok(())
+    }
+
+    fn whole(self) -> Result<Answer, String> {
+        ended(self.choices.iter().map(|choice| choice.finish_reason.is_some()))?;
+        let Self { request, model, choices, usage } = self;
+        let answer = ChatAnswer { id: String::new(), object: String::new(), created: 0, model, choices, usage };
+        read::chat(request, answer)
+    }
+}
+
+impl Gather for CompletionPieces<'_> {
+    type Whole = Answer;
+
+    fn piece(&mut self, data: &str) -> Result<(), String> {
+        let chunk: Completion = parse(data)?;
+        self.usage = chunk.usage.or(self.usage);
+        if !chunk.model.is_empty() {
+            self.model = chunk.model;
+        }
+        for new in chunk.choices {
+            let n = self.request.n;
+            let choice = self.choices.get_mut(new.index).ok_or_else(|| too_many(new.index, n))?;
+            choice.text.push_str(&new.text);
+            if let Some(more) = new.logprobs {
+                add_logprobs(choice.logprobs.get_or_insert_default(), more);
+            }
+            choice.finish_reason = new.finish_reason.or(choice.finish_reason.take());
+        }
+        Ok(())
+    }
+
+    fn whole(self) -> Result<Answer, String> {
+        ended(self.choices.iter().map(|choice| choice.finish_reason.is_some()))?;
+        let Self { request, model, choices, usage } = self;
+        let answer = Completion { id: String::new(), object: String::new(), created: 0, model, choices, usage };
+        read::completion(request, answer)
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(data: &str) -> Result<T, String> {
+    let value: Value =
+        serde_json::from_str(data).map_err(|error| format!("a piece of the stream is no JSON ({error})"))?;
+    if !value["error"].is_null() {
+        let message = error_message(data).unwrap_or_else(|| value["error"].to_string());
+        return Err(format!("the server reports an error in the stream: {message}"));
+    }
+    serde_json::from_value(value).map_err(|error| format!("a piece of the stream is not the expected JSON ({error})"))
+}
+
+fn too_many(index: usize, n: usize) -> String {
+    format!("a piece belongs to choice {index}, but {n} were asked for")
+}
+
+fn ended(mut choices: impl Iterator<Item = bool>) -> Result<(), String> {
+    match choices.position(|ended| !ended) {
+        None => Ok(()),
+        Some(index) => Err(format!("the stream ended before choice {index} had a finish_reason")),
+    }
+}
+
+/// A call's name comes in its first piece, its arguments in all of them.
+fn add_call(calls: &mut Vec<WireToolCall>, piece: WireToolCall) {
+    match calls.iter_mut().find(|call| piece.index.is_some() && call.index == piece.index) {
+        None => calls.push(piece),
+        Some(call) => {
+            call.function.name.push_str(&piece.function.name);
+            call.function.arguments.push_str(&piece.function.arguments);
+        }
+    }
+}
+
+fn add_logprobs(all: &mut CompletionLogprobs, more: CompletionLogprobs) {
+    let known = all.tokens.len();
+    all.tokens.extend(more.tokens);
+    all.token_logprobs.extend(more.token_logprobs);
+    all.text_offset.extend(more.text_offset);
+    if let Some(top) = more.top_logprobs {
+        all.top_logprobs.get_or_insert_with(|| vec![None; known]).extend(top);
+    }
+}

@@ -1,0 +1,138 @@
+//! What an engine is asked.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::text::Conversation;
+
+/// One prompt and how it is to be answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// What messages call it: a record's id, or its line.
+    pub id: String,
+    /// The model or adapter that answers; `None` is the engine's own choice.
+    pub model: Option<String>,
+    /// What is answered.
+    pub prompt: Prompt,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// How many answers.
+    pub n: usize,
+    /// Whether answers come with their tokens' log-probabilities, and with how many of the likeliest alternatives.
+    pub logprobs: Option<usize>,
+    /// Whether the prompt's own tokens are wanted, with log-probabilities where [`logprobs`](Self::logprobs) asks for them:
+    /// `echo`, and what likelihoods of given texts are read from. Not for [`Prompt::Chat`] over HTTP.
+    pub echo: bool,
+}
+
+impl Request {
+    /// One answer to `prompt`, with the engine's defaults.
+    pub fn new(id: impl Into<String>, prompt: Prompt) -> Self {
+        let sampling = Sampling::default();
+        Self { id: id.into(), model: None, prompt, sampling, n: 1, logprobs: None, echo: false }
+    }
+}
+
+/// What is answered.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Prompt {
+    /// A conversation, rendered with the model's chat template.
+    Chat {
+        /// Its turns and tools.
+        conversation: Conversation,
+        /// The files or bytes of its images, one for each [`Part::Image`](crate::text::Part::Image), in order.
+        images: Vec<ImageSource>,
+    },
+    /// A text as it is.
+    Text(String),
+    /// Tokens as they are.
+    Tokens(Vec<u32>),
+}
+
+/// An encoded picture (PNG, JPEG, WebP, BMP or GIF).
+#[derive(Clone, PartialEq, Eq)]
+pub enum ImageSource {
+    /// Its bytes.
+    Bytes(Arc<[u8]>),
+    /// The file that holds them.
+    File(PathBuf),
+}
+
+impl std::fmt::Debug for ImageSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "Bytes({})", bytes.len()),
+            Self::File(path) => write!(f, "File({})", path.display()),
+        }
+    }
+}
+
+/// How tokens are chosen. `None` and empty lists leave it to the engine: its model's `generation_config.json`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sampling {
+    /// Divides the logits; 0 is greedy.
+    pub temperature: Option<f64>,
+    /// Keeps this many candidates; 0 keeps all.
+    pub top_k: Option<u32>,
+    /// Keeps the likeliest candidates up to this mass, in (0, 1].
+    pub top_p: Option<f64>,
+    /// Keeps candidates of at least this probability, relative to the likeliest one's, in [0, 1].
+    pub min_p: Option<f64>,
+    /// Keeps the most typical candidates up to this mass, in (0, 1].
+    pub typical_p: Option<f64>,
+    /// Divides positive logits of tokens that have occurred, and multiplies negative ones.
+    pub repetition_penalty: Option<f64>,
+    /// Taken off the logit of every token that has been written.
+    pub presence_penalty: Option<f64>,
+    /// Taken off a token's logit for each time it has been written.
+    pub frequency_penalty: Option<f64>,
+    /// Length of runs of tokens that may not occur twice; 0 allows all.
+    pub no_repeat_ngram_size: Option<u32>,
+    /// New tokens before an answer may end.
+    pub min_new_tokens: Option<u32>,
+    /// New tokens at most.
+    pub max_new_tokens: Option<u32>,
+    /// Texts that end an answer and are not part of it.
+    pub stop: Vec<String>,
+    /// Tokens that end an answer, beside the model's own.
+    pub stop_ids: Vec<u32>,
+    /// Whether the model's own end token is written like any other.
+    pub ignore_eos: bool,
+    /// Texts that are not written.
+    pub bad_words: Vec<String>,
+    /// The only tokens that are written; empty allows all.
+    pub allowed_tokens: Vec<u32>,
+    /// Same seed, same answer.
+    pub seed: Option<u64>,
+}
+
+/// What a reward model is asked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScoreRequest {
+    /// What messages call it.
+    pub id: String,
+    /// The model or adapter that scores; `None` is the engine's own choice.
+    pub model: Option<String>,
+    /// What is scored, the answer included.
+    pub prompt: Prompt,
+}
+
+/// What an encoder is asked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EmbedRequest {
+    /// What messages call it.
+    pub id: String,
+    /// The model or adapter that embeds; `None` is the engine's own choice.
+    pub model: Option<String>,
+    /// What is embedded: [`Prompt::Text`] or [`Prompt::Tokens`].
+    pub prompt: Prompt,
+}
+
+/// A model that requests may name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelInfo {
+    /// Its name.
+    pub id: String,
+    /// The base model, of an adapter.
+    pub parent: Option<String>,
+}
