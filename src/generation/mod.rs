@@ -62,6 +62,7 @@ mod choose;
 mod contrastive;
 pub mod decoding;
 pub mod driver;
+mod given;
 mod greedy;
 mod groups;
 mod lanes;
@@ -79,5 +80,6 @@ mod tokenizer;
 mod tests;
 
 pub use choose::TokenLogprob;
+pub use given::given_log_probs;
 pub use greedy::{Stop, greedy};
 pub use lanes::Lanes;

@@ -255,7 +255,7 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Opened<M, V, P> {
 }
 
 /// A model with its weights, and what turns text and images into its inputs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Loaded<M: LanguageModel, V: VisionEncoder, P: Projector> {
     /// The folder.
     pub folder: ModelFolder,

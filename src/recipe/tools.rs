@@ -1,16 +1,24 @@
 //! Tools that take any checkpoint: `score`, `chat`, `convert` and `merge`; and `combine`, which takes adapters alone.
 
+mod answering;
 mod chat;
 mod combine;
 mod convert;
 mod merge;
 mod score;
+#[cfg(feature = "serve")]
+mod serve;
 
+#[cfg(feature = "serve")]
+pub use answering::LocalBackend;
+pub use answering::{LocalEngine, LocalSettings};
 pub use chat::Chat;
 pub use combine::Combine;
 pub use convert::{Convert, Target};
 pub use merge::Merge;
 pub use score::Score;
+#[cfg(feature = "serve")]
+pub use serve::Serve;
 
 use super::folder::ModelFolder;
 use super::opened::{Loaded, Opened};
@@ -78,6 +86,7 @@ impl Common {
 }
 
 /// A model ready to answer.
+#[derive(Clone)]
 struct Ready<M: LanguageModel, V: VisionEncoder, P: Projector> {
     loaded: Loaded<M, V, P>,
     encoder: Encoder,

@@ -1,0 +1,207 @@
+//! From a request to what the model reads and how its answer is made.
+
+use super::Failure;
+use super::worker::Served;
+use crate::data::{Encoded, PadSide, Padding, Place, collate};
+use crate::engine::{ImageSource, Prompt, Request, Sampling, Token, TopToken};
+use crate::generation::{TokenLogprob, given_log_probs};
+use crate::generation::decoding::Decoding;
+use crate::generation::settings::{Generation, TokenIds};
+use crate::models::LanguageModel;
+use crate::projector::Projector;
+use crate::recipe::tools::{Ready, pad_id};
+use crate::settings::Given;
+use crate::text::{Conversation, Tokenizer};
+use crate::vision::VisionEncoder;
+use crate::vlm::VlmInputs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// A request that can be answered.
+pub(super) struct Prompted {
+    pub(super) encoded: Encoded,
+    pub(super) decoding: Decoding,
+    /// The prompt's tokens, where they are wanted.
+    pub(super) echo: Option<Vec<Token>>,
+}
+
+/// Renders and tokenizes the prompt, resolves the settings, and has the prompt itself scored where that is asked for.
+pub(super) fn prompted<M: LanguageModel, V: VisionEncoder, P: Projector>(
+    served: &Served<M, V, P>,
+    request: &Request,
+) -> Result<Prompted, Failure> {
+    let encoded = encoded(served, &request.prompt)?;
+    let length = encoded.input_ids.len();
+    if length == 0 {
+        return Err(Failure::Invalid("the prompt has no tokens, and there is nothing to go on from".to_owned()));
+    }
+    let room = served.context.map(|context| context.saturating_sub(length));
+    if room == Some(0) {
+        let context = served.context.unwrap_or_default();
+        let text = format!("the prompt has {length} tokens, but the model's context has {context}; shorten it");
+        return Err(Failure::Invalid(text));
+    }
+    let decoding = decoding(served, request, room)?;
+    let echo = request.echo.then(|| echo(&served.ready, &encoded, request.logprobs));
+    Ok(Prompted { encoded, decoding, echo })
+}
+
+fn encoded<M: LanguageModel, V: VisionEncoder, P: Projector>(
+    served: &Served<M, V, P>,
+    prompt: &Prompt,
+) -> Result<Encoded, Failure> {
+    let encoder = &served.ready.encoder;
+    let tokenizer = &encoder.tokenizer;
+    match prompt {
+        Prompt::Chat { conversation, images } => {
+            if !served.sees && !images.is_empty() {
+                let text = format!("{} sees no images, and the conversation has {}", served.info.id, images.len());
+                return Err(Failure::Invalid(text));
+            }
+            chat(served, conversation, images)
+        }
+        Prompt::Text(text) => {
+            let tokens = tokenizer.encode(text).map_err(|error| Failure::Invalid(error.to_string()))?;
+            let start = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+            Ok(plain(start.into_iter().chain(tokens.iter().map(|token| token.id)).collect()))
+        }
+        Prompt::Tokens(ids) => {
+            let rows = tokenizer.vocab_size() as u32;
+            match ids.iter().find(|&&id| id >= rows) {
+                Some(id) => Err(Failure::Invalid(format!("token {id} is none of the {rows} that the tokenizer has"))),
+                None => Ok(plain(ids.clone())),
+            }
+        }
+    }
+}
+
+fn chat<M: LanguageModel, V: VisionEncoder, P: Projector>(
+    served: &Served<M, V, P>,
+    conversation: &Conversation,
+    images: &[ImageSource],
+) -> Result<Encoded, Failure> {
+    let mut kept = Vec::new();
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for image in images {
+        paths.push(match image {
+            ImageSource::File(path) => path.clone(),
+            // The processors read files; this one is gone with the request.
+            ImageSource::Bytes(bytes) => {
+                let written = tempfile::NamedTempFile::new().and_then(|mut file| {
+                    file.write_all(bytes)?;
+                    Ok(file)
+                });
+                let file = written.map_err(|error| Failure::Broken(format!("a picture could not be kept: {error}")))?;
+                let path = file.path().to_owned();
+                kept.push(file);
+                path
+            }
+        });
+    }
+    let encoded = served.ready.encoder.encode_question(conversation, &paths);
+    encoded.map_err(|error| Failure::Invalid(error.to_string()))
+}
+
+/// A row of these tokens.
+fn plain(input_ids: Vec<u32>) -> Encoded {
+    Encoded {
+        supervised: vec![false; input_ids.len()],
+        input_ids,
+        image_positions: Vec::new(),
+        pixel_values: Vec::new(),
+        image_size: (0, 0),
+        id: String::new(),
+        index: 0,
+        place: Place { file: Path::new("request").into(), line: 1 },
+    }
+}
+
+fn decoding<M: LanguageModel, V: VisionEncoder, P: Projector>(
+    served: &Served<M, V, P>,
+    request: &Request,
+    room: Option<usize>,
+) -> Result<Decoding, Failure> {
+    let invalid = |error: crate::settings::SettingError| Failure::Invalid(error.to_string());
+    let given = given(&request.sampling, request.n, request.logprobs);
+    let mut settings: Generation = served.defaults.under(&given).map_err(invalid)?;
+    let mut ends: Vec<u32> = if request.sampling.ignore_eos { Vec::new() } else { served.ends.clone() };
+    ends.extend(&request.sampling.stop_ids);
+    settings.eos_token_id = if ends.is_empty() { Vec::new() } else { vec![TokenIds(ends)] };
+    let mut decoding = settings.resolve(&served.ready.encoder.tokenizer).map_err(invalid)?;
+    if let Some(room) = room {
+        decoding.stop.max_new_tokens = Some(decoding.stop.max_new_tokens.map_or(room, |most| most.min(room)));
+    }
+    Ok(decoding)
+}
+
+/// What the request says of generation, and no more.
+fn given(sampling: &Sampling, n: usize, logprobs: Option<usize>) -> Given<Generation> {
+    let mut given = Given::<Generation>::new();
+    macro_rules! set {
+        ($($name:literal: $value:expr),* $(,)?) => {
+            $(if let Some(value) = $value { given = given.set($name, value); })*
+        };
+    }
+    let draws = [sampling.top_p, sampling.min_p, sampling.typical_p].iter().any(Option::is_some);
+    let sampled = match sampling.temperature {
+        // OpenAI's word for the likeliest token.
+        Some(0.0) => Some(false),
+        Some(_) => Some(true),
+        None if draws || sampling.top_k.is_some() || n > 1 => Some(true),
+        None => None,
+    };
+    let drawn = sampled != Some(false);
+    set! {
+        "do_sample": sampled,
+        "temperature": sampling.temperature.filter(|_| drawn),
+        "top_k": sampling.top_k.filter(|_| drawn),
+        "top_p": sampling.top_p.filter(|_| drawn),
+        "min_p": sampling.min_p.filter(|_| drawn),
+        "typical_p": sampling.typical_p.filter(|_| drawn),
+        "repetition_penalty": sampling.repetition_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "no_repeat_ngram_size": sampling.no_repeat_ngram_size,
+        "min_new_tokens": sampling.min_new_tokens,
+        "max_new_tokens": sampling.max_new_tokens,
+        "seed": sampling.seed.map(|seed| seed & i64::MAX as u64),
+        "num_return_sequences": (n > 1).then_some(n),
+        "logprobs": logprobs.map(|_| true),
+        "top_logprobs": logprobs.filter(|top| *top > 0),
+        "stop_strings": (!sampling.stop.is_empty()).then_some(&sampling.stop),
+        "bad_words": (!sampling.bad_words.is_empty()).then_some(&sampling.bad_words),
+        "allowed_token_ids": (!sampling.allowed_tokens.is_empty())
+            .then(|| vec![TokenIds(sampling.allowed_tokens.clone())]),
+    }
+    given
+}
+
+/// The prompt's tokens, with what the model thought of each where that is wanted.
+fn echo<M: LanguageModel, V: VisionEncoder, P: Projector>(
+    ready: &Ready<M, V, P>,
+    encoded: &Encoded,
+    logprobs: Option<usize>,
+) -> Vec<Token> {
+    let tokenizer = &ready.encoder.tokenizer;
+    let bare = |id: u32| token(tokenizer, id, None, Vec::new());
+    let Some(top) = logprobs else { return encoded.input_ids.iter().map(|&id| bare(id)).collect() };
+    let padding = Padding { token: pad_id(tokenizer), side: PadSide::Right, multiple_of: 1 };
+    let batch = collate(std::slice::from_ref(encoded), &padding);
+    let found = given_log_probs(&ready.loaded.model, &VlmInputs::upload(&batch, &ready.device), &encoded.input_ids, top);
+    let first = encoded.input_ids.first().map(|&id| bare(id));
+    first.into_iter().chain(found.iter().map(|logprob| tokens_of(tokenizer, logprob))).collect()
+}
+
+/// A token with its log-probabilities, in words.
+pub(super) fn tokens_of(tokenizer: &Tokenizer, logprob: &TokenLogprob) -> Token {
+    let top = logprob.top.iter().map(|&(id, logprob)| {
+        let text = tokenizer.decode_all(&[id]);
+        TopToken { bytes: Some(text.clone().into_bytes()), text, logprob }
+    });
+    token(tokenizer, logprob.id, Some(logprob.logprob), top.collect())
+}
+
+fn token(tokenizer: &Tokenizer, id: u32, logprob: Option<f32>, top: Vec<TopToken>) -> Token {
+    let text = tokenizer.decode_all(&[id]);
+    Token { bytes: Some(text.clone().into_bytes()), text, logprob, top }
+}

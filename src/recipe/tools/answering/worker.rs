@@ -1,0 +1,196 @@
+//! The thread that has the models.
+
+use super::prompts::{Prompted, prompted, tokens_of};
+use super::{Failure, Job, Listener};
+use crate::engine::{Finish, ModelInfo, Usage};
+use crate::generation::Lanes;
+use crate::generation::driver::{Batch, Request as Row};
+use crate::generation::row::RowSettings;
+use crate::generation::sequence::Event;
+use crate::generation::settings::CheckpointDefaults;
+use crate::generation::stop::FinishReason;
+use crate::models::LanguageModel;
+use crate::projector::Projector;
+use crate::recipe::opened::has_vision;
+use crate::recipe::tools::{Ready, end_tokens, pad_id};
+use crate::text::Tokenizer;
+use crate::vision::VisionEncoder;
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+
+/// A model or an adapter that requests may name.
+pub(super) struct Served<M: LanguageModel, V: VisionEncoder, P: Projector> {
+    pub(super) info: ModelInfo,
+    pub(super) ready: Ready<M, V, P>,
+    /// What its folder says of generation.
+    pub(super) defaults: CheckpointDefaults,
+    /// Tokens that end an answer.
+    pub(super) ends: Vec<u32>,
+    /// Tokens of prompt and answer; `None` where the checkpoint does not say.
+    pub(super) context: Option<usize>,
+    pub(super) sees: bool,
+}
+
+impl<M: LanguageModel, V: VisionEncoder, P: Projector> Served<M, V, P> {
+    pub(super) fn new(info: ModelInfo, ready: Ready<M, V, P>) -> anyhow::Result<Self> {
+        let path = ready.loaded.folder.dir.join("generation_config.json");
+        let defaults = match std::fs::read_to_string(&path) {
+            Ok(text) => CheckpointDefaults::parse(&text, &path.display().to_string())?,
+            Err(_) => CheckpointDefaults::default(),
+        };
+        let ends = end_tokens(&ready.loaded.folder.dir, &ready.encoder);
+        let text_config = ready.loaded.folder.text_config();
+        let context = text_config.value()["max_position_embeddings"].as_u64().map(|tokens| tokens as usize);
+        Ok(Self { info, ready, defaults, ends, context, sees: has_vision::<V>() })
+    }
+}
+
+/// The rows of one model.
+struct Running<'a, M: LanguageModel, V: VisionEncoder, P: Projector> {
+    served: &'a Served<M, V, P>,
+    batch: Batch<Lanes<'a, M::Model, V::Model, P::Model>>,
+    open: HashMap<u64, Open>,
+    /// Rows that were admitted: the number of the next one.
+    admitted: u64,
+}
+
+/// A request that is being answered.
+struct Open {
+    listener: Box<dyn Listener>,
+    prompt_tokens: u64,
+}
+
+/// Answers until nobody can ask any more.
+pub(super) fn work<M: LanguageModel, V: VisionEncoder, P: Projector>(
+    served: &[Served<M, V, P>],
+    jobs: &Receiver<Job>,
+    lanes: usize,
+) {
+    let mut running: Vec<Running<'_, M, V, P>> = served.iter().map(Running::new).collect();
+    loop {
+        let mut new: Vec<Vec<Job>> = served.iter().map(|_| Vec::new()).collect();
+        let mut busy: usize = running.iter().map(|one| one.batch.lanes()).sum();
+        while busy < lanes.max(1) {
+            let job = match busy {
+                0 => match jobs.recv() {
+                    Ok(job) => job,
+                    Err(_) => return,
+                },
+                _ => match jobs.try_recv() {
+                    Ok(job) => job,
+                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+                },
+            };
+            if job.listener.is_cancelled() {
+                continue;
+            }
+            let named = |one: &Served<M, V, P>| Some(&one.info.id) == job.request.model.as_ref();
+            match (served.iter().position(named), &job.request.model) {
+                (None, Some(name)) => {
+                    let known: Vec<&str> = served.iter().map(|one| one.info.id.as_str()).collect();
+                    let text = format!("there is no model {name:?}; there are {}", known.join(", "));
+                    job.listener.failed(Failure::Invalid(text));
+                }
+                (place, _) => {
+                    busy += job.request.n.max(1);
+                    new[place.unwrap_or(0)].push(job);
+                }
+            }
+        }
+        for (one, jobs) in running.iter_mut().zip(new) {
+            one.admit(jobs);
+            one.step();
+        }
+    }
+}
+
+impl<'a, M: LanguageModel, V: VisionEncoder, P: Projector> Running<'a, M, V, P> {
+    fn new(served: &'a Served<M, V, P>) -> Self {
+        Self { served, batch: Self::batch(served), open: HashMap::new(), admitted: 0 }
+    }
+
+    fn batch(served: &'a Served<M, V, P>) -> Batch<Lanes<'a, M::Model, V::Model, P::Model>> {
+        let Ready { loaded, encoder, device } = &served.ready;
+        Batch::new(Lanes::new(&loaded.model, pad_id(&encoder.tokenizer), ROOM, device))
+    }
+
+    fn admit(&mut self, jobs: Vec<Job>) {
+        let mut rows = Vec::new();
+        for Job { request, key, mut listener } in jobs {
+            match prompted(self.served, &request) {
+                Err(failure) => listener.failed(failure),
+                Ok(Prompted { encoded, decoding, echo }) => {
+                    if let Some(tokens) = echo {
+                        listener.prompt(tokens);
+                    }
+                    let prompt: Vec<u32> = encoded.input_ids.clone();
+                    let open = Open { listener, prompt_tokens: prompt.len() as u64 };
+                    self.open.insert(self.admitted, open);
+                    self.admitted += 1;
+                    let detokenizer = Some(Box::new(self.served.ready.encoder.tokenizer.stream()) as _);
+                    let settings = RowSettings { decoding: Arc::new(decoding), prompt, key, detokenizer };
+                    rows.push(Row { prompt: encoded, settings });
+                }
+            }
+        }
+        if rows.is_empty() {
+            return;
+        }
+        let (open, tokenizer) = (&mut self.open, &self.served.ready.encoder.tokenizer);
+        let admitted = self.batch.admit(rows, &mut |row, event| tell(open, tokenizer, row, event));
+        self.after(admitted.map(|_| ()).map_err(|error| error.to_string()));
+    }
+
+    fn step(&mut self) {
+        if self.open.is_empty() {
+            return;
+        }
+        let gone: Vec<u64> =
+            self.open.iter().filter(|(_, open)| open.listener.is_cancelled()).map(|(row, _)| *row).collect();
+        for row in gone {
+            self.batch.cancel(row);
+        }
+        let (open, tokenizer) = (&mut self.open, &self.served.ready.encoder.tokenizer);
+        let stepped = self.batch.step(&mut |row, event| tell(open, tokenizer, row, event));
+        self.after(stepped.map(|_| ()).map_err(|error| error.to_string()));
+    }
+
+    /// Tells what has ended.
+    fn after(&mut self, result: Result<(), String>) {
+        for (row, result) in self.batch.take_done() {
+            let Some(Open { listener, prompt_tokens }) = self.open.remove(&row) else { continue };
+            match result {
+                Ok(sequences) => {
+                    let completion_tokens = sequences.iter().map(|sequence| sequence.ids.len() as u64).sum();
+                    listener.done(Usage { prompt_tokens, completion_tokens });
+                }
+                Err(error) => listener.failed(Failure::Broken(error.to_string())),
+            }
+        }
+        if let Err(error) = result {
+            for (_, open) in self.open.drain() {
+                open.listener.failed(Failure::Broken(error.clone()));
+            }
+            self.batch = Self::batch(self.served);
+            self.admitted = 0;
+        }
+    }
+}
+
+/// Tokens that an answer is expected to have at the most; longer ones move their cache once in a while.
+const ROOM: usize = 512;
+
+fn tell(open: &mut HashMap<u64, Open>, tokenizer: &Tokenizer, row: u64, event: Event) -> ControlFlow<()> {
+    let Some(open) = open.get_mut(&row) else { return ControlFlow::Break(()) };
+    let Event { sequence, text, logprob, finish, .. } = event;
+    let token = logprob.map(|logprob| tokens_of(tokenizer, &logprob));
+    let wanted = if text.is_empty() && token.is_none() { true } else { open.listener.text(sequence, text, token) };
+    match finish {
+        Some(FinishReason::Length) => open.listener.finished(sequence, Finish::Length),
+        Some(FinishReason::Cancelled) | None => {}
+        Some(_) => open.listener.finished(sequence, Finish::Stop),
+    }
+    if wanted { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+}
