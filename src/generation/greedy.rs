@@ -33,11 +33,8 @@ pub fn greedy<L: CausalLm, T: VisionTower, P: ProjectorModel>(
     stop: &Stop,
     mut on_token: impl FnMut(usize, u32) -> bool,
 ) -> Vec<Vec<u32>> {
-    let rules = StopRules {
-        ids: stop.end_tokens.clone(),
-        max_new_tokens: Some(stop.max_new_tokens),
-        ..StopRules::default()
-    };
+    let rules =
+        StopRules { ids: stop.end_tokens.clone(), max_new_tokens: Some(stop.max_new_tokens), ..StopRules::default() };
     let decoding = Arc::new(Decoding::greedy(rules));
     let row = |_| Request {
         prompt: (),
@@ -52,7 +49,9 @@ pub fn greedy<L: CausalLm, T: VisionTower, P: ProjectorModel>(
         _ => ControlFlow::Break(()),
     });
     match answers {
-        Ok(rows) => rows.iter().map(|row| row.first().map_or_else(Vec::new, |one| one.content_ids().to_vec())).collect(),
+        Ok(rows) => {
+            rows.iter().map(|row| row.first().map_or_else(Vec::new, |one| one.content_ids().to_vec())).collect()
+        }
         // Greedy rows ask for nothing but tokens, and no score of theirs can be wrong.
         Err(error) => unreachable!("{error}"),
     }

@@ -80,7 +80,11 @@ impl LayerCache {
                     capacity if capacity >= needed => capacity,
                     capacity => (2 * capacity).max(needed + GROWTH).max(self.room),
                 };
-                Held { k: written(past_k, k, length, capacity), v: written(past_v, v, length, capacity), length: needed }
+                Held {
+                    k: written(past_k, k, length, capacity),
+                    v: written(past_v, v, length, capacity),
+                    length: needed,
+                }
             }
         };
         let both = (held.keys(), held.values());

@@ -16,6 +16,7 @@ mod prompt_learning;
 mod prompt_starts;
 mod quantized;
 mod round_trip;
+mod searches;
 mod tools;
 mod tower;
 mod training;

@@ -32,6 +32,7 @@ pub fn program(name: &str) -> Command {
         "llava_sft_full" => env!("CARGO_BIN_EXE_llava_sft_full"),
         "merge" => env!("CARGO_BIN_EXE_merge"),
         "score" => env!("CARGO_BIN_EXE_score"),
+        "serve" => env!("CARGO_BIN_EXE_serve"),
         "sft" => env!("CARGO_BIN_EXE_sft"),
         "dpo" => env!("CARGO_BIN_EXE_dpo"),
         "kto" => env!("CARGO_BIN_EXE_kto"),

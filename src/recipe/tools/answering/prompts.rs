@@ -4,9 +4,9 @@ use super::Failure;
 use super::worker::Served;
 use crate::data::{Encoded, PadSide, Padding, Place, collate};
 use crate::engine::{ImageSource, Prompt, Request, Sampling, Token, TopToken};
-use crate::generation::{TokenLogprob, given_log_probs};
 use crate::generation::decoding::Decoding;
 use crate::generation::settings::{Generation, TokenIds};
+use crate::generation::{TokenLogprob, given_log_probs};
 use crate::models::LanguageModel;
 use crate::projector::Projector;
 use crate::recipe::tools::{Ready, pad_id};
@@ -187,7 +187,8 @@ fn echo<M: LanguageModel, V: VisionEncoder, P: Projector>(
     let Some(top) = logprobs else { return encoded.input_ids.iter().map(|&id| bare(id)).collect() };
     let padding = Padding { token: pad_id(tokenizer), side: PadSide::Right, multiple_of: 1 };
     let batch = collate(std::slice::from_ref(encoded), &padding);
-    let found = given_log_probs(&ready.loaded.model, &VlmInputs::upload(&batch, &ready.device), &encoded.input_ids, top);
+    let found =
+        given_log_probs(&ready.loaded.model, &VlmInputs::upload(&batch, &ready.device), &encoded.input_ids, top);
     let first = encoded.input_ids.first().map(|&id| bare(id));
     first.into_iter().chain(found.iter().map(|logprob| tokens_of(tokenizer, logprob))).collect()
 }
