@@ -2,9 +2,9 @@
 
 // n virtual tokens, d width of the embeddings, h hidden width
 use crate::adapters::prompt_learning::Drawing;
-use crate::nn::{PromptRule, linear};
+use crate::nn::{PromptRule, dropout, linear};
 use burn::tensor::activation::{relu, sigmoid};
-use burn::tensor::{Distribution, Tensor};
+use burn::tensor::Tensor;
 
 /// Three layers with ReLU between them.
 #[derive(Clone, Copy, Debug)]
@@ -119,13 +119,6 @@ impl Cell<'_> {
         }
         Tensor::cat(states, 0)
     }
-}
-
-/// Zeroes a share of the elements and scales the others up.
-fn dropout(x: Tensor<2>, probability: f64) -> Tensor<2> {
-    let keep = 1.0 - probability;
-    let mask = x.clone().inner().random_like(Distribution::Bernoulli(keep)) / keep;
-    x * mask.autodiff()
 }
 
 #[cfg(test)]

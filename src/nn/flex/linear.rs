@@ -39,16 +39,21 @@ fn linear_values(x: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor) -> Vec<
     let (outputs, weight_inputs) = rows_and_width(weight);
     assert_eq!(inputs, weight_inputs, "linear weight [{outputs}, {weight_inputs}] for width {inputs}");
     let mut y = project(values(x), values(weight), rows, outputs, inputs);
-    let bias = values(bias);
-    if !bias.is_empty() {
-        assert_eq!(bias.len(), outputs, "linear bias of another width than the output");
-        y.par_chunks_mut(rows_per_task(outputs) * outputs).for_each(|rows| {
-            for row in rows.chunks_exact_mut(outputs) {
-                add_assign(row, bias);
-            }
-        });
-    }
+    add_bias(&mut y, outputs, values(bias));
     y
+}
+
+/// Adds a bias to every row of `outputs` values; an empty one is none.
+pub(super) fn add_bias(y: &mut [f32], outputs: usize, bias: &[f32]) {
+    if bias.is_empty() {
+        return;
+    }
+    assert_eq!(bias.len(), outputs, "linear bias of another width than the output");
+    y.par_chunks_mut(rows_per_task(outputs) * outputs).for_each(|rows| {
+        for row in rows.chunks_exact_mut(outputs) {
+            add_assign(row, bias);
+        }
+    });
 }
 
 /// The gradient of the input, whose shape is given: `g·w`.

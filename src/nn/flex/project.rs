@@ -101,10 +101,15 @@ pub(super) fn project(x: &[f32], w: &[f32], m: usize, n: usize, k: usize) -> Vec
         .for_each(|(out, w)| dot_rows(x, w, k, out));
     // SAFETY: the chunks cover the buffer and `dot_rows` writes every element of its chunk.
     let columns = unsafe { columns.assume_init() };
+    row_major(columns, m)
+}
+
+/// `[m, n]` of its columns, one after another.
+pub(super) fn row_major(columns: Vec<f32>, m: usize) -> Vec<f32> {
     if m == 1 {
         return columns;
     }
-    let mut out = Vec::with_capacity(m * n);
+    let mut out = Vec::with_capacity(columns.len());
     for row in 0..m {
         out.extend(columns.iter().skip(row).step_by(m));
     }

@@ -5,7 +5,7 @@ use super::{
     buffer::{Output, with_scratch},
     gemm::{MatMut, MatRef, Threads, multiply},
     kernels::{SimdLevel, simd_level},
-    project::dot_rows,
+    project::{dot_rows, row_major},
 };
 use crate::nn::quant::{Blocks, INT8_STEP, QuantFormat};
 use rayon::prelude::*;
@@ -75,14 +75,7 @@ fn dot_products(x: &[f32], weight: &Blocks, m: usize) -> Vec<f32> {
     });
     // SAFETY: the chunks cover the buffer and `dot_rows` writes every element of its chunk.
     let columns = unsafe { columns.assume_init() };
-    if m == 1 {
-        return columns;
-    }
-    let mut out = Vec::with_capacity(m * n);
-    for row in 0..m {
-        out.extend(columns.iter().skip(row).step_by(m));
-    }
-    out
+    row_major(columns, m)
 }
 
 /// `g·w` with `g[m, n]`: the gradient of the input.

@@ -1,11 +1,10 @@
 //! Linear maps with a quantized weight, alone and with a low-rank adapter, as an extension of burn's backends.
 
 use super::{
-    buffer::{dense, rows_and_width, rows_per_task, tensor, values},
+    buffer::{dense, rows_and_width, tensor, values},
     extension::record,
     gemm::{MatMut, MatRef, Threads, accumulate, product},
-    kernels::add_assign,
-    linear::{bias_gradient, weight_gradient},
+    linear::{add_bias, bias_gradient, weight_gradient},
     project::project,
     quant::{multiply_plain, project_quantized},
     steps::{open, register},
@@ -18,7 +17,6 @@ use burn_autodiff::{
     grads::Gradients,
     ops::{Backward, Ops},
 };
-use rayon::prelude::*;
 use std::sync::Arc;
 
 /// The weight, a constant, and the adapter's scale.
@@ -64,15 +62,7 @@ impl Map {
         let [outputs, weight_inputs] = self.base.weight.shape();
         assert_eq!(inputs, weight_inputs, "quantized weight [{outputs}, {weight_inputs}] for width {inputs}");
         let mut y = project_quantized(values(x), &self.base.weight, rows);
-        let bias = values(bias);
-        if !bias.is_empty() {
-            assert_eq!(bias.len(), outputs, "linear bias of another width than the output");
-            y.par_chunks_mut(rows_per_task(outputs) * outputs).for_each(|rows| {
-                for row in rows.chunks_exact_mut(outputs) {
-                    add_assign(row, bias);
-                }
-            });
-        }
+        add_bias(&mut y, outputs, values(bias));
         let mut narrow = tensor(Vec::new(), [0]);
         if self.has_adapter() {
             let (rank, _) = rows_and_width(&self.a);
