@@ -19,7 +19,7 @@
 //! Modules stand in layers, and a module imports only from layers to its left; a test holds the code to it:
 //!
 //! `settings, device, nn, text, image, checkpoint` → `example, openai` → `data, models, vision, projector, adapters, objectives` →
-//! `vlm` → `generation` → `engine, metrics` → `serve` → `trainer` → `recipe`
+//! `vlm` → `generation` → `engine, metrics` → `serve, pipelines` → `trainer` → `recipe`
 //!
 //! # Invariants
 //! - `objectives` know no model: they receive log-probabilities, scores or logits and return a loss with its metrics.
@@ -56,6 +56,7 @@ pub mod models;
 pub mod nn;
 pub mod objectives;
 pub mod openai;
+pub mod pipelines;
 pub mod projector;
 pub mod recipe;
 #[cfg(feature = "serve")]

@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["vlm"],
     &["generation"],
     &["engine", "metrics"],
-    &["serve"],
+    &["serve", "pipelines"],
     &["trainer"],
     &["recipe"],
 ];

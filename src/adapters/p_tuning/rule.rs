@@ -3,8 +3,8 @@
 // n virtual tokens, d width of the embeddings, h hidden width
 use crate::adapters::prompt_learning::Drawing;
 use crate::nn::{PromptRule, dropout, linear};
-use burn::tensor::activation::{relu, sigmoid};
 use burn::tensor::Tensor;
+use burn::tensor::activation::{relu, sigmoid};
 
 /// Three layers with ReLU between them.
 #[derive(Clone, Copy, Debug)]
