@@ -3,7 +3,7 @@
 //! A product's bits do not depend on the number of threads: every element of the result sums over
 //! the inner dimension in the same order, whichever thread computes it.
 
-use super::buffer::Output;
+use super::{buffer::Output, few::Corner};
 use std::{marker::PhantomData, mem::MaybeUninit};
 
 /// A borrowed matrix with any strides, counted in elements.
@@ -56,6 +56,11 @@ impl<'a> MatRef<'a> {
     /// The elements from the first to the last, and the distance of the rows.
     pub(super) fn as_rows(self) -> (&'a [f32], usize) {
         (self.data, self.row_stride)
+    }
+
+    /// Whether its elements lie one after another, row by row.
+    pub(super) fn is_dense(self) -> bool {
+        self.col_stride == 1 && self.row_stride == self.cols
     }
 
     /// The transposed view.
@@ -115,6 +120,15 @@ impl<'a> MatMut<'a> {
         assert!(range.start <= range.end && range.end <= self.cols, "columns out of bounds");
         let data = self.data.wrapping_add(range.start);
         MatMut { data, cols: range.len(), borrow: PhantomData, ..*self }
+    }
+
+    /// Where a matrix of this shape begins, for tasks that each write a part of it.
+    ///
+    /// # Panics
+    /// Where it has another shape.
+    pub(super) fn corner(&self, rows: usize, cols: usize) -> Corner {
+        assert_eq!((self.rows, self.cols), (rows, cols), "product of unequal shapes");
+        Corner::new(self.data, self.row_stride)
     }
 
     /// A matrix that [`multiply`] is to initialise, inside memory that other threads write too.

@@ -31,6 +31,7 @@ mod attention_parts;
 mod buffer;
 mod divergence;
 mod extension;
+mod few;
 mod gemm;
 mod kernels;
 mod linear;

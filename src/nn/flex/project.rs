@@ -1,13 +1,13 @@
 //! Products with a transposed weight, `x·wᵀ`: many rows, where a weight whose rows are a power of two
-//! apart is transposed first, and few rows, which take dot products.
+//! apart is transposed first, and few rows, which read the weight where it lies.
 
 use super::{
     buffer::{Output, with_scratch},
+    few::{is_few, multiply_few},
     gemm::{MatMut, MatRef, Threads, multiply},
-    kernels::{dot, dot2, multiversion},
+    kernels::multiversion,
 };
 use rayon::prelude::*;
-use std::mem::MaybeUninit;
 
 /// Rows of the left operand from which transposing the right one first pays.
 const TRANSPOSE_ROWS: usize = 128;
@@ -24,6 +24,9 @@ const TRANSPOSE_ELEMENTS: usize = 1 << 19;
 /// # Panics
 /// Where the shapes do not fit.
 pub(super) fn multiply_transposed(mut c: MatMut<'_>, x: MatRef<'_>, w: &[f32], n: usize, k: usize) {
+    if k > 0 && x.is_dense() && is_few(x.rows) {
+        return multiply_few(c, x, &w[..n * k], k);
+    }
     if x.rows < TRANSPOSE_ROWS || k == 0 || !k.is_multiple_of(ALIASING_STRIDE) {
         multiply(c, x, MatRef::new(w, n, k).t(), 1.0, Threads::All);
         return;
@@ -76,63 +79,10 @@ multiversion! {
     }
 }
 
-/// Rows of `x` up to which [`project`] takes dot products instead of a blocked product: one token
-/// (or a few beams) reads each weight once, which is all that counts.
-const DOT_ROWS: usize = 4;
-
-/// Weight elements per task of the dot-product path: 1 MB.
-const DOT_TASK_ELEMENTS: usize = 1 << 18;
-
 /// `x·wᵀ` with `x[m, k]` and `w[n, k]`, the layout in which checkpoints store weights.
 pub(super) fn project(x: &[f32], w: &[f32], m: usize, n: usize, k: usize) -> Vec<f32> {
-    if m == 0 || m > DOT_ROWS || n == 0 || k == 0 {
-        let mut out = Output::new(m * n);
-        multiply_transposed(MatMut::uninit(out.as_mut(), m, n), MatRef::new(x, m, k), w, n, k);
-        // SAFETY: the product covers all `m * n` elements.
-        return unsafe { out.assume_init() };
-    }
-    // Column by column of the result, transposed at the end: `[n, m]` lets each task own a slice.
-    let mut columns = Output::new(n * m);
-    let rows_per_task = (DOT_TASK_ELEMENTS / k).max(1);
-    columns
-        .as_mut()
-        .par_chunks_mut(rows_per_task * m)
-        .zip(w.par_chunks(rows_per_task * k))
-        .for_each(|(out, w)| dot_rows(x, w, k, out));
-    // SAFETY: the chunks cover the buffer and `dot_rows` writes every element of its chunk.
-    let columns = unsafe { columns.assume_init() };
-    row_major(columns, m)
-}
-
-/// `[m, n]` of its columns, one after another.
-pub(super) fn row_major(columns: Vec<f32>, m: usize) -> Vec<f32> {
-    if m == 1 {
-        return columns;
-    }
-    let mut out = Vec::with_capacity(columns.len());
-    for row in 0..m {
-        out.extend(columns.iter().skip(row).step_by(m));
-    }
-    out
-}
-
-multiversion! {
-    /// `out[j, i] = w[j, ..]·x[i, ..]` for all rows of `x` and `w`, which are `k` long.
-    fn dot_rows<FMA>(x: &[f32], w: &[f32], k: usize, out: &mut [MaybeUninit<f32>]) {
-        let m = x.len() / k;
-        let (mut pairs, mut outs) = (w.chunks_exact(2 * k), out.chunks_exact_mut(2 * m));
-        for (w, out) in (&mut pairs).zip(&mut outs) {
-            for (i, x) in x.chunks_exact(k).enumerate() {
-                let [first, second] = dot2::<FMA>(x, &w[..k], &w[k..]);
-                out[i].write(first);
-                out[m + i].write(second);
-            }
-        }
-        let rest = pairs.remainder().chunks_exact(k);
-        for (w, out) in rest.zip(outs.into_remainder().chunks_exact_mut(m)) {
-            for (x, out) in x.chunks_exact(k).zip(out) {
-                out.write(dot::<FMA>(x, w));
-            }
-        }
-    }
+    let mut out = Output::new(m * n);
+    multiply_transposed(MatMut::uninit(out.as_mut(), m, n), MatRef::new(x, m, k), w, n, k);
+    // SAFETY: the product covers all `m * n` elements.
+    unsafe { out.assume_init() }
 }

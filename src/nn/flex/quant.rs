@@ -3,9 +3,9 @@
 
 use super::{
     buffer::{Output, with_scratch},
+    few::{Corner, is_few, products},
     gemm::{MatMut, MatRef, Threads, multiply},
     kernels::{SimdLevel, simd_level},
-    project::{dot_rows, row_major},
 };
 use crate::nn::quant::{Blocks, INT8_STEP, QuantFormat};
 use rayon::prelude::*;
@@ -14,11 +14,8 @@ use std::ops::Range;
 /// Elements that are dequantized at a time: 2 MB.
 const TILE_ELEMENTS: usize = 1 << 19;
 
-/// Elements that one task dequantizes for dot products: 64 KB, which stay in the second-level cache.
+/// Elements that one task dequantizes for few rows: 64 KB, which stay in the second-level cache.
 const DOT_TILE_ELEMENTS: usize = 1 << 14;
-
-/// Rows of `x` up to which dot products are taken.
-const DOT_ROWS: usize = 4;
 
 /// Row lengths of which rows of a tile are set apart by [`APART`] more: a stride of a power of two makes packing walk few sets
 /// of the cache.
@@ -37,8 +34,8 @@ pub(super) fn project_quantized(x: &[f32], weight: &Blocks, m: usize) -> Vec<f32
     if m == 0 || n == 0 || k == 0 {
         return vec![0.0; m * n];
     }
-    if m <= DOT_ROWS {
-        return dot_products(x, weight, m);
+    if is_few(m) {
+        return few_products(x, weight, m);
     }
     let mut out = Output::new(m * n);
     let mut c = MatMut::uninit(out.as_mut(), m, n);
@@ -60,22 +57,24 @@ pub(super) fn project_quantized(x: &[f32], weight: &Blocks, m: usize) -> Vec<f32
     unsafe { out.assume_init() }
 }
 
-fn dot_products(x: &[f32], weight: &Blocks, m: usize) -> Vec<f32> {
+/// Of few rows: each task dequantizes what it multiplies next.
+fn few_products(x: &[f32], weight: &Blocks, m: usize) -> Vec<f32> {
     let [n, k] = weight.shape();
-    // Column by column of the result, transposed at the end: `[n, m]` lets each task own a slice.
-    let mut columns = Output::new(n * m);
+    let mut out = Output::new(m * n);
+    let shared = out.shared();
     let rows = (DOT_TILE_ELEMENTS / k).max(2);
-    columns.as_mut().par_chunks_mut(rows * m).enumerate().for_each(|(task, out)| {
+    (0..n.div_ceil(rows)).into_par_iter().for_each(|task| {
         let first = task * rows;
-        let count = out.len() / m;
+        let count = rows.min(n - first);
         with_scratch(count * k, |tile| {
             dequantize_into(weight, first * k..(first + count) * k, tile);
-            dot_rows(x, tile, k, out);
+            let corner = Corner::new(shared.at(0, m * n), n).moved(0, first);
+            // SAFETY: these columns of `[m, n]` are this task's alone, and the output outlives the tasks.
+            unsafe { products(&x[..m * k], tile, k, corner) };
         });
     });
-    // SAFETY: the chunks cover the buffer and `dot_rows` writes every element of its chunk.
-    let columns = unsafe { columns.assume_init() };
-    row_major(columns, m)
+    // SAFETY: the tasks cover all columns.
+    unsafe { out.assume_init() }
 }
 
 /// `g·w` with `g[m, n]`: the gradient of the input.
