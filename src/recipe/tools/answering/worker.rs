@@ -4,7 +4,7 @@ use super::prompts::{Prompted, prompted, tokens_of};
 use super::reading::{Reading, WINDOW, read};
 use super::{Failure, Job, Listener, Work};
 use crate::checkpoint::{CheckpointError, read_json};
-use crate::engine::{Finish, ModelInfo, Pooling, Usage};
+use crate::engine::{Finish, ModelInfo, Pooling, Prompt, Usage};
 use crate::generation::Lanes;
 use crate::generation::driver::{Batch, Request as Row};
 use crate::generation::row::RowSettings;
@@ -16,7 +16,7 @@ use crate::objectives::Head;
 use crate::projector::Projector;
 use crate::recipe::opened::has_vision;
 use crate::recipe::tools::{Ready, end_tokens, pad_id};
-use crate::text::Tokenizer;
+use crate::text::{Tokenizer, ToolText};
 use crate::vision::VisionEncoder;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -174,6 +174,7 @@ impl<'a, M: LanguageModel, V: VisionEncoder, P: Projector> Running<'a, M, V, P> 
     fn admit(&mut self, jobs: Vec<Job>) {
         let mut rows = Vec::new();
         for Job { request, key, mut listener } in jobs {
+            let calls = matches!(&request.prompt, Prompt::Chat { conversation, .. } if !conversation.tools.is_empty());
             match prompted(self.served, &request) {
                 Err(failure) => listener.failed(failure),
                 Ok(Prompted { encoded, decoding, echo }) => {
@@ -184,7 +185,9 @@ impl<'a, M: LanguageModel, V: VisionEncoder, P: Projector> Running<'a, M, V, P> 
                     let open = Open { listener, prompt_tokens: prompt.len() as u64 };
                     self.open.insert(self.admitted, open);
                     self.admitted += 1;
-                    let detokenizer = Some(Box::new(self.served.ready.encoder.tokenizer.stream()) as _);
+                    let stream = self.served.ready.encoder.tokenizer.stream();
+                    let stream = if calls { stream.keeping(ToolText::MARKS) } else { stream };
+                    let detokenizer = Some(Box::new(stream) as _);
                     let settings = RowSettings { decoding: Arc::new(decoding), prompt, key, detokenizer };
                     rows.push(Row { prompt: encoded, settings });
                 }
