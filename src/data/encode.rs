@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::rows::{RowParts, TextRow};
 use super::{DataError, Place, Sample, TextOptions};
-use crate::example::{Facts, Learns, Shape, Supervised};
-use crate::image::{self, ImageProcessor};
+use crate::example::{Facts, Learns, Shape};
+use crate::image::{self, ImageError, ImageProcessor, ImageSource, Rgb8};
 use crate::text::{
     ChatTemplate, Conversation, EncodedText, ImageTokens, Message, Rendered, Role, Stepped, TextError, Tokenizer,
     encode_rendered, encode_steps,
@@ -234,7 +234,7 @@ impl Encoder {
             let shared = shown.as_ref() == Some(&text.images);
             let image_size = rows.last().map_or((0, 0), |row| row.image_size);
             shown = Some(text.images.clone());
-            let mut row = self.with_pixels(sample, index, text, !shared)?;
+            let mut row = self.with_pixels(&Of::sample(sample, index), text, !shared)?;
             if shared {
                 row.image_size = image_size;
             }
@@ -259,7 +259,7 @@ impl Encoder {
         // A row of no record is no record's mistake: what is too long is cut, and what cannot be had is done without.
         match self.fit(&[row], Overlong::Truncate, &sample.place) {
             Ok(Outcome::Whole(rows) | Outcome::Truncated { kept: rows, .. }) => {
-                rows.into_iter().next().map(|row| self.with_pixels(sample, index, row, true)).transpose()
+                rows.into_iter().next().map(|row| self.with_pixels(&Of::sample(sample, index), row, true)).transpose()
             }
             Ok(Outcome::Skipped { .. }) | Err(_) => Ok(None),
         }
@@ -272,40 +272,56 @@ impl Encoder {
     /// [`DataError::NoVision`], [`DataError::NoAnswer`], [`DataError::Text`], [`DataError::Image`].
     pub fn encode_prompt<S: Shape>(&self, sample: &Sample<S>, index: usize) -> Result<Prompt, DataError> {
         let shown = S::shown(&sample.conversation, &sample.target);
-        let row = RowParts::new(shown, usize::MAX, S::LEARNS, self.options);
+        self.question(shown, S::LEARNS, &Of::sample(sample, index))
+    }
+
+    /// Everything up to where the last answer begins, and that answer.
+    fn question(&self, conversation: Conversation, learns: Learns, of: &Of<'_>) -> Result<Prompt, DataError> {
+        let row = RowParts::new(conversation, usize::MAX, learns, self.options);
         let messages = &row.conversation.messages;
         let last = messages.iter().rposition(|message| message.role == Role::Assistant);
         let Some(last) = last else {
-            return Err(DataError::NoAnswer { place: sample.place.clone(), turns: messages.len() });
+            return Err(DataError::NoAnswer { place: of.place.clone(), turns: messages.len() });
         };
         // Of several answers in a row the first: a prompt ends with somebody else's words.
         let answers = messages[..=last].iter().rev().take_while(|message| message.role == Role::Assistant).count();
         let last = last + 1 - answers;
         let answer = messages[last].words();
         let question = row.conversation.up_to(last);
-        let prompt = self.template.render_prompt(&question).map_err(|source| text(&sample.place, source))?;
+        let prompt = self.template.render_prompt(&question).map_err(|source| text(of.place, source))?;
         let images = row.images(&(0..last).collect::<Vec<_>>());
-        let encoded = self.tokenize(&Written::Spans(Rendered::prompt(prompt)), images.len(), &sample.place)?;
-        let encoded = self.with_pixels(sample, index, TextRow { text: encoded, images }, true)?;
+        let encoded = self.tokenize(&Written::Spans(Rendered::prompt(prompt)), images.len(), of.place)?;
+        let encoded = self.with_pixels(of, TextRow { text: encoded, images }, true)?;
         Ok(Prompt { encoded, answer })
     }
 
-    /// Encodes a conversation that is not a record, with images from these files, up to where its answer begins.
+    /// Encodes a conversation that is not a record, with these images, up to where its answer begins.
     ///
     /// # Errors
     /// As [`encode_prompt`](Self::encode_prompt).
-    pub fn encode_question(&self, conversation: &Conversation, images: &[PathBuf]) -> Result<Encoded, DataError> {
+    pub fn encode_question<I: Clone + Into<ImageSource>>(
+        &self,
+        conversation: &Conversation,
+        images: &[I],
+    ) -> Result<Encoded, DataError> {
         let mut conversation = conversation.clone();
         conversation.messages.push(Message::text(Role::Assistant, ""));
-        let sample = Sample::<Supervised> {
-            id: String::new(),
-            conversation,
-            target: (),
-            images: images.to_vec(),
-            dropped_leading: 0,
-            place: Place { file: Path::new("--prompt").into(), line: 1 },
-        };
-        Ok(self.encode_prompt(&sample, 0)?.encoded)
+        let images: Vec<ImageSource> = images.iter().cloned().map(Into::into).collect();
+        let place = Place { file: Path::new("--prompt").into(), line: 1 };
+        let of = Of { id: "", index: 0, place: &place, images: Pictures::Given(&images) };
+        Ok(self.question(conversation, Learns::Answers, &of)?.encoded)
+    }
+
+    /// Encodes a conversation that is not a record, with these images, from its first word to its last: what a model that
+    /// judges it is shown. `max_length` does not apply.
+    ///
+    /// # Errors
+    /// [`DataError::NoVision`], [`DataError::Text`], [`DataError::Image`].
+    pub fn encode_whole(&self, conversation: &Conversation, images: &[ImageSource]) -> Result<Encoded, DataError> {
+        let place = Place { file: Path::new("the conversation").into(), line: 1 };
+        let of = Of { id: "", index: 0, place: &place, images: Pictures::Given(images) };
+        let row = RowParts::new(conversation.clone(), usize::MAX, Learns::Row, self.options);
+        self.with_pixels(&of, self.encode_row(&row, &row.all(), &place)?, true)
     }
 
     fn tokenize(&self, written: &Written, images: usize, place: &Place) -> Result<EncodedText, DataError> {
@@ -333,13 +349,7 @@ impl Encoder {
     }
 
     /// The row with its images' pixels, or without where the row before it has them.
-    fn with_pixels<S: Shape>(
-        &self,
-        sample: &Sample<S>,
-        index: usize,
-        row: TextRow,
-        decodes: bool,
-    ) -> Result<Encoded, DataError> {
+    fn with_pixels(&self, of: &Of<'_>, row: TextRow, decodes: bool) -> Result<Encoded, DataError> {
         let shown: &[usize] = if decodes { &row.images } else { &[] };
         let mut pixel_values = Vec::new();
         let mut image_size = (0, 0);
@@ -347,16 +357,13 @@ impl Encoder {
             image_size = image.processor.crop_size();
             pixel_values.reserve_exact(shown.len() * 3 * image_size.0 * image_size.1);
             for &i in shown {
-                let (place, images) = (sample.place.clone(), sample.images.len());
+                let place = of.place.clone();
                 // A place of an image without a file would shift the pixels of all that follow.
-                let Some(path) = sample.images.get(i) else {
-                    return Err(DataError::ImageCount { place, markers: i + 1, images });
+                let Some(decoded) = of.images.decode(i) else {
+                    return Err(DataError::ImageCount { place, markers: i + 1, images: of.images.len() });
                 };
-                let decoded = image::decode(path).map_err(|source| DataError::Image {
-                    place,
-                    number: i + 1,
-                    source: Box::new(source),
-                })?;
+                let decoded =
+                    decoded.map_err(|source| DataError::Image { place, number: i + 1, source: Box::new(source) })?;
                 pixel_values.extend(image.processor.preprocess(&decoded));
             }
         }
@@ -367,10 +374,47 @@ impl Encoder {
             image_positions,
             pixel_values,
             image_size,
-            id: sample.id.clone(),
-            index,
-            place: sample.place.clone(),
+            id: of.id.to_owned(),
+            index: of.index,
+            place: of.place.clone(),
         })
+    }
+}
+
+/// What a row is of.
+struct Of<'a> {
+    id: &'a str,
+    index: usize,
+    place: &'a Place,
+    images: Pictures<'a>,
+}
+
+impl<'a> Of<'a> {
+    fn sample<S: Shape>(sample: &'a Sample<S>, index: usize) -> Self {
+        Self { id: &sample.id, index, place: &sample.place, images: Pictures::Files(&sample.images) }
+    }
+}
+
+/// The pictures of a record, or those that somebody gave.
+enum Pictures<'a> {
+    Files(&'a [PathBuf]),
+    Given(&'a [ImageSource]),
+}
+
+impl Pictures<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Files(paths) => paths.len(),
+            Self::Given(sources) => sources.len(),
+        }
+    }
+
+    /// One of them, decoded.
+    fn decode(&self, i: usize) -> Option<Result<Rgb8, ImageError>> {
+        match self {
+            Self::Files(paths) => paths.get(i).map(|path| image::decode(path)),
+            Self::Given(sources) => sources.get(i).map(ImageSource::decode),
+        }
     }
 }
 

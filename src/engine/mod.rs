@@ -13,10 +13,11 @@ mod tests;
 
 use std::ops::ControlFlow;
 
+pub use crate::image::ImageSource;
 pub use answer::{Answer, Choice, Finish, Token, TopToken, Usage};
 pub use error::EngineError;
 pub use http::{HttpEngine, HttpSettings, Retries};
-pub use request::{EmbedRequest, ImageSource, ModelInfo, Prompt, Request, Sampling, ScoreRequest};
+pub use request::{EmbedRequest, ModelInfo, Pooling, Prompt, Request, Sampling, ScoreRequest};
 
 /// Takes what came of the request with this index; `Break` asks the engine to stop.
 pub type Finished<'a, T> = dyn FnMut(usize, Result<T, EngineError>) -> ControlFlow<()> + 'a;
@@ -38,4 +39,17 @@ pub trait Engine: Send + Sync {
 
     /// Scores all requests by a reward model, higher is better; `finished` as in [`generate`](Self::generate).
     fn score(&self, requests: &[ScoreRequest], finished: &mut Finished<'_, f64>);
+
+    /// The probability of each class for all requests, by a model with a classification head: they sum to 1 where the
+    /// classes exclude each other, and each is by itself where several may hold. `finished` as in
+    /// [`generate`](Self::generate). An engine that cannot refuses each request.
+    fn classify(&self, requests: &[ScoreRequest], finished: &mut Finished<'_, Vec<f64>>) {
+        for (index, request) in requests.iter().enumerate() {
+            let reason = format!("{} tells no classes; take an engine that does", self.name());
+            let error = EngineError::Unsupported { request: request.id.clone(), reason };
+            if finished(index, Err(error)).is_break() {
+                return;
+            }
+        }
+    }
 }

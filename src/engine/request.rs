@@ -1,8 +1,6 @@
 //! What an engine is asked.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-
+use crate::image::ImageSource;
 use crate::text::Conversation;
 
 /// One prompt and how it is to be answered.
@@ -47,24 +45,6 @@ pub enum Prompt {
     Text(String),
     /// Tokens as they are.
     Tokens(Vec<u32>),
-}
-
-/// An encoded picture (PNG, JPEG, WebP, BMP or GIF).
-#[derive(Clone, PartialEq, Eq)]
-pub enum ImageSource {
-    /// Its bytes.
-    Bytes(Arc<[u8]>),
-    /// The file that holds them.
-    File(PathBuf),
-}
-
-impl std::fmt::Debug for ImageSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Bytes(bytes) => write!(f, "Bytes({})", bytes.len()),
-            Self::File(path) => write!(f, "File({})", path.display()),
-        }
-    }
 }
 
 /// How tokens are chosen. `None` and empty lists leave it to the engine: its model's `generation_config.json`.
@@ -126,6 +106,19 @@ pub struct EmbedRequest {
     pub model: Option<String>,
     /// What is embedded: [`Prompt::Text`] or [`Prompt::Tokens`].
     pub prompt: Prompt,
+    /// How a text's hidden states become one; `None` leaves it to the model.
+    pub pooling: Option<Pooling>,
+    /// How many of the values are wanted, the first ones; `None` is all.
+    pub dimensions: Option<usize>,
+}
+
+/// How the hidden states of a text's tokens become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pooling {
+    /// The last token's, which in a decoder alone has seen the whole text.
+    Last,
+    /// The mean of all.
+    Mean,
 }
 
 /// A model that requests may name.

@@ -16,6 +16,7 @@ mod geometry;
 mod jpeg;
 mod processor;
 mod resize;
+mod source;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ pub use decode::{decode, decode_bytes, probe, probe_bytes};
 pub use geometry::center_crop;
 pub use processor::{AspectRatio, ImageProcessor, ResizeTo};
 pub use resize::{Filter, resize};
+pub use source::ImageSource;
 
 /// An 8-bit RGB image in host memory.
 #[derive(Clone, PartialEq, Eq)]

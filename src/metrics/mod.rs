@@ -50,6 +50,7 @@ mod words;
 #[cfg(test)]
 mod tests;
 
+pub use crate::text::{ToolCall, ToolCallError, parse_tool_calls};
 pub use anls::{ANLS_THRESHOLD, anls};
 pub use bleu::{Bleu, BleuMetric, Smoothing, Tokens, self_bleu};
 pub use bootstrap::{Bootstrap, Interval, Method, bca_interval, percentile_interval};
@@ -70,6 +71,6 @@ pub use retrieval::{Retrieval, RetrievalFigure, ndcg, recall_at, reciprocal_rank
 pub use rouge::{Overlap, Rouge, rouge};
 pub use sample::{Candidate, Generated, Judged, Tool};
 pub use summary::{Summary, quantile};
-pub use tools::{ToolCall, ToolCallError, ToolCalls, ToolCheck, parse_tool_calls};
+pub use tools::{ToolCalls, ToolCheck};
 pub use vqa::{normalise as vqa_normalise, vqa_accuracy};
 pub use words::words;

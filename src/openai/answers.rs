@@ -285,6 +285,43 @@ pub struct ScoreItem {
     pub score: f64,
 }
 
+/// The answer to a request for classes, as vLLM gives it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClassifyAnswer {
+    /// The answer's own name.
+    #[serde(default)]
+    pub id: String,
+    /// `list`.
+    #[serde(default)]
+    pub object: String,
+    /// Seconds since 1970.
+    #[serde(default)]
+    pub created: u64,
+    /// Which model answered.
+    #[serde(default)]
+    pub model: String,
+    /// One per conversation or text, in order.
+    pub data: Vec<ClassifyItem>,
+    /// What it took.
+    #[serde(default)]
+    pub usage: UsageAnswer,
+}
+
+/// The classes of one text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClassifyItem {
+    /// Which conversation or text.
+    pub index: usize,
+    /// The name of the likeliest class.
+    #[serde(default)]
+    pub label: Option<String>,
+    /// The probability of each class.
+    pub probs: Vec<f64>,
+    /// How many there are.
+    #[serde(default)]
+    pub num_classes: usize,
+}
+
 /// The models that a server has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelList {

@@ -22,15 +22,16 @@ mod sse;
 mod tests;
 
 pub use answers::{
-    ChatAnswer, ChatChoice, ChatChunk, ChatDelta, ChatLogprobs, ChatMessageAnswer, ChunkChoice, Completion,
-    CompletionChoice, CompletionLogprobs, EmbeddingAnswer, EmbeddingItem, EmbeddingValues, ModelCard, ModelList,
-    ScoreAnswer, ScoreItem, TokenLogprob, TopLogprob, UsageAnswer, finite,
+    ChatAnswer, ChatChoice, ChatChunk, ChatDelta, ChatLogprobs, ChatMessageAnswer, ChunkChoice, ClassifyAnswer,
+    ClassifyItem, Completion, CompletionChoice, CompletionLogprobs, EmbeddingAnswer, EmbeddingItem, EmbeddingValues,
+    ModelCard, ModelList, ScoreAnswer, ScoreItem, TokenLogprob, TopLogprob, UsageAnswer, finite,
 };
 pub use error::{ErrorAnswer, ErrorObject, RequestError, error_message};
 pub use fields::{HARMLESS, NEUTRAL};
 pub use messages::{ChatMessage, Content, ContentPart, FunctionCall, ImageUrl, WireToolCall};
 pub use requests::{
-    ChatRequest, CompletionRequest, EmbeddingRequest, Encoding, Input, ScoreInput, ScoreRequest, StreamOptions,
+    ChatRequest, CompletionRequest, EmbeddingPooling, EmbeddingRequest, Encoding, Input, ScoreInput, ScoreRequest,
+    StreamOptions,
 };
 pub use sampling::SamplingFields;
 pub use sse::{DONE, EventReader, SseError, event};

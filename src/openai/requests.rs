@@ -90,6 +90,22 @@ pub struct EmbeddingRequest {
     pub input: Input,
     /// How the numbers travel.
     pub encoding_format: Encoding,
+    /// How many of the values are wanted, the first ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dimensions: Option<u32>,
+    /// How a text's hidden states become one; without it as the model was made for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pooling: Option<EmbeddingPooling>,
+}
+
+/// How the hidden states of a text's tokens become one; a field of this library's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmbeddingPooling {
+    /// The last token's.
+    Last,
+    /// The mean of all.
+    Mean,
 }
 
 /// How an embedding's numbers travel.
@@ -195,12 +211,16 @@ impl EmbeddingRequest {
                 return Err(RequestError::wrong("encoding_format", "\"float\" or \"base64\"", &other.into()));
             }
         };
-        if let Some(found) = fields.take("dimensions") {
-            let advice = "leave it out: an embedding has the model's width".to_owned();
-            return Err(RequestError::Unsupported { field: "dimensions".into(), found: shown(&found), advice });
-        }
+        let dimensions = fields.integer("dimensions", 1, i64::from(u32::MAX))?;
+        let dimensions = dimensions.and_then(|count| u32::try_from(count).ok());
+        let pooling = match fields.text("pooling")?.as_deref() {
+            None => None,
+            Some("last") => Some(EmbeddingPooling::Last),
+            Some("mean") => Some(EmbeddingPooling::Mean),
+            Some(other) => return Err(RequestError::wrong("pooling", "\"last\" or \"mean\"", &other.into())),
+        };
         fields.finish()?;
-        Ok(Self { model, input: Input::read(input, "input")?, encoding_format })
+        Ok(Self { model, input: Input::read(input, "input")?, encoding_format, dimensions, pooling })
     }
 }
 

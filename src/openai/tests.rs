@@ -176,7 +176,7 @@ fn what_cannot_be_obeyed_is_refused_by_its_name() {
         assert_eq!(completion(extra.clone()).unwrap_err().to_string(), expected, "{extra}");
     }
     assert!(matches!(ChatRequest::read(json!([1])), Err(RequestError::Json { .. })));
-    let dimensions = EmbeddingRequest::read(json!({"input": "a", "dimensions": 3})).unwrap_err();
+    let dimensions = EmbeddingRequest::read(json!({"input": "a", "dimensions": 0})).unwrap_err();
     assert_eq!(dimensions.field(), Some("dimensions"));
     assert!(ScoreRequest::read(json!({"text_1": "a", "text_2": "b"})).is_err());
 }

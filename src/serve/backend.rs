@@ -53,6 +53,26 @@ pub trait Backend: Send + Sync + 'static {
         let _ = (request, reply);
         Err(Refused::Unsupported("this model gives no scores".to_owned()))
     }
+
+    /// Begins to classify a conversation or a text.
+    ///
+    /// # Errors
+    /// [`Refused`] where it does not begin; always, where the model is no classifier.
+    fn classify(&self, request: ScoreRequest, reply: Reply<Classified>) -> Result<(), Refused> {
+        let _ = (request, reply);
+        Err(Refused::Unsupported("this model knows no classes".to_owned()))
+    }
+}
+
+/// How likely each class is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Classified {
+    /// The probability of each class.
+    pub probabilities: Vec<f64>,
+    /// Their names.
+    pub labels: Vec<String>,
+    /// Tokens of what was classified.
+    pub tokens: u64,
 }
 
 /// Why a request is not answered.

@@ -84,7 +84,7 @@ fn request_id(headers: &HeaderMap) -> String {
 
 /// A request's route as metrics call it: a client must not be able to make up new ones.
 fn route(path: &str) -> &'static str {
-    const ROUTES: [&str; 9] = [
+    const ROUTES: [&str; 11] = [
         "/",
         "/health",
         "/metrics",
@@ -94,6 +94,8 @@ fn route(path: &str) -> &'static str {
         "/v1/embeddings",
         "/v1/score",
         "/score",
+        "/v1/classify",
+        "/classify",
     ];
     let found = ROUTES.into_iter().find(|route| *route == path);
     found.unwrap_or(if path.starts_with("/v1/models/") { "/v1/models" } else { "other" })

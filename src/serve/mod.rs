@@ -8,8 +8,9 @@
 //! | `GET /v1/models`, `/v1/models/{id}` | models and adapters |
 //! | `POST /v1/chat/completions` | text and pictures, streamed or not |
 //! | `POST /v1/completions` | prompts as text or token ids, with `echo` and `logprobs` as lm-evaluation-harness needs them |
-//! | `POST /v1/embeddings` | for encoders |
+//! | `POST /v1/embeddings` | the pooled last hidden state of texts, of length 1 |
 //! | `POST /score`, `/v1/score` | for reward models |
+//! | `POST /classify`, `/v1/classify` | for classifiers |
 //! | `GET /health`, `GET /metrics` | for whoever watches; metrics in Prometheus' text form |
 //! | `GET /` | a page to chat with |
 //!
@@ -43,7 +44,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use backend::{Backend, Cancel, Embedding, Event, Events, Refused, Reply, Scored};
+pub use backend::{Backend, Cancel, Classified, Embedding, Event, Events, Refused, Reply, Scored};
 pub use error::ServeError;
 pub use server::{Handle, Server};
 pub use settings::{Limits, Secret, ServeSettings};

@@ -8,10 +8,10 @@ use super::body::parse;
 use super::error::ApiError;
 use super::images::Pictures;
 use super::settings::Limits;
-use crate::engine::{EmbedRequest, ImageSource, ModelInfo, Prompt, Request, Sampling, ScoreRequest};
+use crate::engine::{EmbedRequest, ImageSource, ModelInfo, Pooling, Prompt, Request, Sampling, ScoreRequest};
 use crate::openai::{
-    self, ChatMessage, ChatRequest, CompletionRequest, Content, ContentPart, EmbeddingRequest, Encoding, Input,
-    SamplingFields, ScoreInput, StreamOptions, WireToolCall,
+    self, ChatMessage, ChatRequest, CompletionRequest, Content, ContentPart, EmbeddingPooling, EmbeddingRequest,
+    Encoding, Input, SamplingFields, ScoreInput, StreamOptions, WireToolCall,
 };
 use crate::text::{Conversation, Message, Part, Role, ToolCall};
 
@@ -48,6 +48,8 @@ pub(super) struct Form {
     pub logprobs: Option<usize>,
     pub stream: bool,
     pub include_usage: bool,
+    /// The functions that may be called.
+    pub tools: Vec<String>,
 }
 
 impl Rules<'_> {
@@ -58,7 +60,8 @@ impl Rules<'_> {
         let conversation = Conversation::new(messages).with_tools(request.tools);
         let sampling = self.sampling(request.sampling, None)?;
         let logprobs = (request.logprobs == Some(true)).then(|| request.top_logprobs.unwrap_or_default() as usize);
-        let form = form(model, sampling.1, logprobs, request.stream, request.stream_options);
+        let mut form = form(model, sampling.1, logprobs, request.stream, request.stream_options);
+        form.tools = conversation.tool_names();
         let requests = vec![self.request(&form, 0, Prompt::Chat { conversation, images }, sampling.0)];
         Ok(Prepared { requests, form })
     }
@@ -80,9 +83,14 @@ impl Rules<'_> {
         let request = EmbeddingRequest::read(parse(body)?)?;
         let model = self.model(&request.model)?;
         let prompts = self.prompts(request.input, "input")?.into_iter().enumerate();
+        let dimensions = request.dimensions.map(|count| count as usize);
+        let pooling = request.pooling.map(|pooling| match pooling {
+            EmbeddingPooling::Last => Pooling::Last,
+            EmbeddingPooling::Mean => Pooling::Mean,
+        });
         let requests = prompts.map(|(i, prompt)| {
             let (id, model) = (format!("{}[{i}]", self.id), Some(model.clone()));
-            EmbedRequest { id, model, prompt }
+            EmbedRequest { id, model, prompt, pooling, dimensions }
         });
         let requests = requests.collect();
         Ok((requests, model, request.encoding_format))
@@ -219,7 +227,7 @@ impl Rules<'_> {
 
 fn form(model: String, choices: usize, logprobs: Option<usize>, stream: bool, options: Option<StreamOptions>) -> Form {
     let include_usage = options.is_some_and(|options| options.include_usage);
-    Form { model, choices, echo: false, logprobs, stream, include_usage }
+    Form { model, choices, echo: false, logprobs, stream, include_usage, tools: Vec::new() }
 }
 
 fn message(

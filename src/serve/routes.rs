@@ -16,7 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::admit::Queue;
-use super::backend::Backend;
+use super::backend::{Backend, Classified};
 use super::body::{Bodies, Read};
 use super::error::ApiError;
 use super::gate::{Visit, around, shortened};
@@ -30,7 +30,8 @@ use super::shapes::{Head, Kind, Pieces, Whole, json, usage};
 use super::stream::stream;
 use crate::engine::{ModelInfo, Usage};
 use crate::openai::{
-    EmbeddingAnswer, EmbeddingItem, EmbeddingValues, Encoding, ModelCard, ModelList, ScoreAnswer, ScoreItem,
+    ClassifyAnswer, ClassifyItem, EmbeddingAnswer, EmbeddingItem, EmbeddingValues, Encoding, ModelCard, ModelList,
+    ScoreAnswer, ScoreItem,
 };
 
 /// What all requests share.
@@ -73,6 +74,8 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/v1/embeddings", post(embeddings))
         .route("/v1/score", post(scores))
         .route("/score", post(scores))
+        .route("/v1/classify", post(classes))
+        .route("/classify", post(classes))
         .fallback(missing)
         .method_not_allowed_fallback(method)
         .layer(from_fn_with_state(Arc::clone(&app), around))
@@ -201,6 +204,24 @@ async fn scores(asked: Asked, body: Body) -> Result<Response, ApiError> {
     let (id, object, created) = (format!("score-{}", visit.id), "list".to_owned(), now());
     let usage = usage(Usage { prompt_tokens: tokens, completion_tokens: 0 });
     Ok(answer(json(&ScoreAnswer { id, object, created, model, data, usage })))
+}
+
+async fn classes(asked: Asked, body: Body) -> Result<Response, ApiError> {
+    let (State(app), Extension(visit), headers) = asked;
+    let read = app.bodies.read(&app.settings, &headers, body).await?;
+    let ((requests, model), _share) = prepare(&app, &visit, read, |rules, body| rules.scores(body)).await?;
+    let found = ask(&app, requests, |app, request, reply| app.backend.classify(request, reply)).await?;
+    let tokens = found.iter().map(|classified| classified.tokens).sum();
+    app.metrics.tokens(tokens, 0);
+    let data = found.into_iter().enumerate().map(|(index, classified)| {
+        let Classified { probabilities: probs, mut labels, .. } = classified;
+        let likeliest = probs.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(class, _)| class);
+        let label = likeliest.filter(|class| *class < labels.len()).map(|class| labels.swap_remove(class));
+        ClassifyItem { index, label, num_classes: probs.len(), probs }
+    });
+    let (id, object, created, data) = (format!("classify-{}", visit.id), "list".to_owned(), now(), data.collect());
+    let usage = usage(Usage { prompt_tokens: tokens, completion_tokens: 0 });
+    Ok(answer(json(&ClassifyAnswer { id, object, created, model, data, usage })))
 }
 
 fn answer(json: String) -> Response {

@@ -12,7 +12,7 @@ use crate::openai::{
     CompletionChoice, CompletionLogprobs, DONE, FunctionCall, TokenLogprob, TopLogprob, UsageAnswer, WireToolCall,
     event, finite,
 };
-use crate::text::ToolCall;
+use crate::text::{ToolCall, ToolText};
 
 /// Which of the two interfaces is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +52,8 @@ pub(super) struct Pieces {
     head: Head,
     /// Characters of each choice so far.
     offsets: Vec<usize>,
+    /// What parts each choice into words and calls, where tools may be called.
+    parted: Vec<ToolText>,
 }
 
 impl Whole {
@@ -92,7 +94,13 @@ impl Whole {
         let form = head.form.choices;
         match head.kind {
             Kind::Chat => {
-                let choices = choices.into_iter().enumerate().map(|(index, choice)| {
+                let choices = choices.into_iter().enumerate().map(|(index, mut choice)| {
+                    if !head.form.tools.is_empty() {
+                        let (words, calls) = ToolText::split(&choice.text, &head.form.tools);
+                        choice.text = words;
+                        choice.finish = choice.finish.map(|finish| called(finish, &calls));
+                        choice.tool_calls.extend(calls);
+                    }
                     let logprobs = head.form.logprobs.map(|top| chat_logprobs(&choice.tokens, top));
                     let tool_calls = (!choice.tool_calls.is_empty()).then(|| tool_calls(choice.tool_calls));
                     // An answer that only calls functions says nothing.
@@ -126,8 +134,10 @@ impl Whole {
 
 impl Pieces {
     pub fn new(head: Head, prompts: usize) -> Self {
-        let offsets = vec![0; prompts * head.form.choices];
-        Self { head, offsets }
+        let choices = prompts * head.form.choices;
+        let parted = if head.form.tools.is_empty() { 0 } else { choices };
+        let parted = vec![ToolText::new(&head.form.tools); parted];
+        Self { head, offsets: vec![0; choices], parted }
     }
 
     /// What is sent before anything has happened.
@@ -156,9 +166,17 @@ impl Pieces {
             (_, Event::Text { choice, .. } | Event::Finished { choice, .. }) if choice >= own => String::new(),
             (_, Event::Text { text, token: None, .. }) if text.is_empty() => String::new(),
             (Kind::Chat, Event::Text { choice, text, token }) => {
+                let index = prompt * own + choice;
+                let text = match self.parted.get_mut(index) {
+                    Some(parted) => parted.push(&text),
+                    None => text,
+                };
+                if text.is_empty() && token.is_none() {
+                    return String::new();
+                }
                 let logprobs = token.zip(logprobs).map(|(token, top)| chat_logprobs(&[token], top));
                 let delta = ChatDelta { content: Some(text), ..ChatDelta::default() };
-                self.chat(prompt * own + choice, delta, logprobs, None)
+                self.chat(index, delta, logprobs, None)
             }
             (Kind::Completion, Event::Text { choice, text, token }) => {
                 let index = prompt * own + choice;
@@ -166,14 +184,22 @@ impl Pieces {
                 let logprobs = token.zip(logprobs).map(lists);
                 self.completion(index, text, logprobs, None)
             }
-            (Kind::Chat, Event::Finished { choice, finish, tool_calls: calls }) => {
+            (Kind::Chat, Event::Finished { choice, finish, tool_calls: mut calls }) => {
                 let index = prompt * own + choice;
+                let (words, written) = self.parted.get_mut(index).map(ToolText::finish).unwrap_or_default();
+                let finish = called(finish, &written);
+                calls.extend(written);
+                let words = (!words.is_empty()).then(|| {
+                    let delta = ChatDelta { content: Some(words), ..ChatDelta::default() };
+                    self.chat(index, delta, None, None)
+                });
                 let tool_calls = (!calls.is_empty()).then(|| tool_calls(calls));
                 let called = tool_calls.map(|calls| {
                     let delta = ChatDelta { tool_calls: Some(calls), ..ChatDelta::default() };
                     self.chat(index, delta, None, None)
                 });
-                called.unwrap_or_default() + &self.chat(index, ChatDelta::default(), None, Some(finish))
+                let last = self.chat(index, ChatDelta::default(), None, Some(finish));
+                words.unwrap_or_default() + &called.unwrap_or_default() + &last
             }
             (Kind::Completion, Event::Finished { choice, finish, .. }) => {
                 self.completion(prompt * own + choice, String::new(), None, Some(finish))
@@ -223,6 +249,11 @@ impl Pieces {
     }
 }
 
+/// Why an answer with these calls ended. One that was cut off may lack some.
+fn called(finish: Finish, calls: &[ToolCall]) -> Finish {
+    if finish == Finish::Stop && !calls.is_empty() { Finish::ToolCalls } else { finish }
+}
+
 /// What is sent where an answer breaks off.
 pub(super) fn broken(error: &super::error::ApiError) -> String {
     event(&error.json())
@@ -245,11 +276,16 @@ fn words(tokens: &[Token]) -> String {
 fn tool_calls(calls: Vec<ToolCall>) -> Vec<WireToolCall> {
     let calls = calls.into_iter().zip(0..).map(|(call, index)| {
         let arguments = call.arguments.as_str().map_or_else(|| call.arguments.to_string(), str::to_owned);
-        let id = call.id.unwrap_or_else(|| format!("call_{:016x}", rand::random::<u64>()));
+        let id = call.id.unwrap_or_else(call_id);
         let function = FunctionCall { name: call.name, arguments };
         WireToolCall { index: Some(index), id, kind: "function".to_owned(), function }
     });
     calls.collect()
+}
+
+/// A new name for a call: nine letters and digits, which is what Mistral's templates ask for.
+fn call_id() -> String {
+    (0..9).map(|_| char::from_digit(rand::random::<u32>() % 36, 36).unwrap_or('0')).collect()
 }
 
 fn chat_logprobs(tokens: &[Token], top: usize) -> ChatLogprobs {

@@ -167,6 +167,15 @@ impl Conversation {
         self
     }
 
+    /// The names of the functions that the assistant may call.
+    pub fn tool_names(&self) -> Vec<String> {
+        let name = |tool: &Json| {
+            let name = tool["function"]["name"].as_str().or_else(|| tool["name"].as_str());
+            name.map(str::to_owned)
+        };
+        self.tools.iter().filter_map(name).collect()
+    }
+
     /// The first `turns` messages, with the same tools and documents.
     pub fn up_to(&self, turns: usize) -> Self {
         let messages = self.messages.iter().take(turns).cloned().collect();

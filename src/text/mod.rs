@@ -34,6 +34,7 @@ mod supervision;
 mod template;
 mod tokenizer;
 mod tokenizer_files;
+mod tool_calls;
 mod whole;
 
 #[cfg(test)]
@@ -50,6 +51,7 @@ pub use stream::{StopText, TextStream};
 pub use supervision::{EncodedText, ImageTokens, check_end_of_turn, encode_rendered};
 pub use template::{ChatTemplate, IMAGE_TOKEN, Rendered};
 pub use tokenizer::{Token, Tokenizer};
+pub use tool_calls::{ToolCallError, ToolText, parse_tool_calls};
 
 use std::path::PathBuf;
 

@@ -14,15 +14,32 @@ pub struct TextStream {
     context: usize,
     /// End of what was given out.
     done: usize,
+    /// Special tokens that are text all the same.
+    kept: Vec<(u32, String)>,
 }
 
 impl TextStream {
     pub(super) fn new(tokenizer: Tokenizer) -> Self {
-        Self { tokenizer, ids: Vec::new(), context: 0, done: 0 }
+        Self { tokenizer, ids: Vec::new(), context: 0, done: 0, kept: Vec::new() }
+    }
+
+    /// The same stream, in which these of the vocabulary's special tokens are text like others.
+    pub fn keeping(mut self, tokens: &[&str]) -> Self {
+        let known = tokens.iter().filter_map(|token| Some((self.tokenizer.token_id(token)?, (*token).to_owned())));
+        self.kept = known.filter(|(id, _)| self.tokenizer.decode(&[*id]).is_empty()).collect();
+        self
     }
 
     /// Takes the next id; returns the text that is complete with it.
     pub fn push(&mut self, id: u32) -> Option<String> {
+        if let Some((_, text)) = self.kept.iter().find(|(kept, _)| *kept == id) {
+            let text = text.clone();
+            let before = self.finish().unwrap_or_default();
+            self.ids.push(id);
+            // It is no context of what follows: decoded, it would be nothing.
+            (self.context, self.done) = (self.ids.len(), self.ids.len());
+            return Some(before + &text);
+        }
         self.ids.push(id);
         let text = self.pending();
         // U+FFFD at the end is half a character: the rest comes with the next tokens.

@@ -159,6 +159,49 @@ fn streamed_completions_are_the_whole_ones() {
     }
 }
 
+/// What a model writes in a format of its own is read where the request has tools, and only there.
+#[test]
+fn calls_that_a_model_writes_are_parted_from_its_words() {
+    let server = Running::new();
+    let tools = json!([{"type": "function", "function": {"name": "look", "parameters": {}}}]);
+    let call = r#"{"name": "look", "arguments": {"at": "the sky"}}"#;
+    for (written, words) in [
+        (format!("I look. <tool_call>{call}</tool_call>"), Some("I look. ")),
+        (format!("<tool_call> {call} </tool_call>"), None),
+        (format!("[TOOL_CALLS] [{call}]"), None),
+        (call.to_owned(), None),
+    ] {
+        let plain = chat(&format!("write: {written}"));
+        let answer = server.post("/v1/chat/completions", &plain).json();
+        assert_eq!(answer["choices"][0]["message"]["content"], written.as_str());
+        assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+
+        let asked = with(plain, "tools", tools.clone());
+        let answer = server.post("/v1/chat/completions", &asked).json();
+        let (message, finish) = (&answer["choices"][0]["message"], &answer["choices"][0]["finish_reason"]);
+        assert_eq!((message["content"].as_str(), finish.as_str()), (words, Some("tool_calls")), "{written}");
+        let found = &message["tool_calls"][0];
+        assert_eq!(found["function"], json!({"name": "look", "arguments": "{\"at\":\"the sky\"}"}));
+        assert_eq!(found["type"], "function");
+        assert!(found["id"].as_str().is_some_and(|id| id.len() == 9), "{found}");
+
+        let mut open = Open::post(server.address, "/v1/chat/completions", &with(asked, "stream", true));
+        let (mut text, mut calls, mut finish) = (String::new(), Vec::new(), Value::Null);
+        while let Some(event) = open.event().filter(|event| event != "[DONE]") {
+            let chunk: Value = serde_json::from_str(&event).unwrap();
+            let choice = &chunk["choices"][0];
+            text.push_str(choice["delta"]["content"].as_str().unwrap_or_default());
+            calls.extend(choice["delta"]["tool_calls"].as_array().cloned().unwrap_or_default());
+            if !choice["finish_reason"].is_null() {
+                finish = choice["finish_reason"].clone();
+            }
+        }
+        assert_eq!((text.as_str(), &finish), (words.unwrap_or_default(), &json!("tool_calls")), "{written}");
+        assert_eq!((calls.len(), &calls[0]["function"], &calls[0]["index"]), (1, &found["function"], &json!(0)));
+    }
+    server.is_well();
+}
+
 #[test]
 fn embeddings_come_as_numbers_or_packed() {
     let server = Running::new();

@@ -155,6 +155,9 @@ fn pieces(request: &Request, words: &str, choice: usize) -> (Vec<String>, Finish
     if choice > 0 {
         text.push_str(&format!(" ({choice})"));
     }
+    if let Some((_, written)) = told.split_once("write: ") {
+        text = written.to_owned();
+    }
     if told.contains("say much") {
         text = "word ".repeat(most);
     }

@@ -1,4 +1,4 @@
-//! The server, over a backend without a model: by sockets, so that clients can be as hostile as they like.
+//! The server, over a backend without a model and over tiny ones: by sockets, so that clients can be as hostile as they like.
 
 mod answers;
 mod clients;
@@ -9,6 +9,7 @@ mod hostile;
 mod http;
 mod images;
 mod leaving;
+mod local;
 mod refusals;
 mod shutdown;
 
@@ -19,7 +20,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use echo::{Counts, Echo};
-use firebrick::serve::{Handle, ServeSettings, Server};
+use firebrick::serve::{Backend, Handle, ServeSettings, Server};
 use http::{Answer, Open, get, post};
 use serde_json::{Value, json};
 
@@ -38,11 +39,18 @@ impl Running {
 
     fn with(settings: ServeSettings, echo: Echo) -> Self {
         let counts = Arc::clone(&echo.counts);
+        let mut running = Self::over(settings, Arc::new(echo));
+        running.counts = counts;
+        running
+    }
+
+    /// Over whatever answers.
+    fn over(settings: ServeSettings, backend: Arc<dyn Backend>) -> Self {
         let settings = ServeSettings { address: SocketAddr::from(([127, 0, 0, 1], 0)), ..settings };
-        let server = Server::bind(settings, Arc::new(echo)).unwrap();
+        let server = Server::bind(settings, backend).unwrap();
         let (address, handle) = (server.address(), server.handle());
         let thread = std::thread::spawn(move || server.run().unwrap());
-        Self { address, handle, counts, thread: Some(thread) }
+        Self { address, handle, counts: Arc::default(), thread: Some(thread) }
     }
 
     fn get(&self, path: &str) -> Answer {

@@ -23,7 +23,7 @@ fn what_cannot_be_obeyed_is_named() {
         ("/v1/completions", json!({"prompt": ["a", "b", "c", "d"]}), "prompt", "at most 3 at once, not 4"),
         ("/v1/completions", json!({"prompt": "a", "suffix": "b"}), "suffix", "not supported"),
         ("/v1/completions", json!({"prompt": "a", "stop": vec!["x"; 65]}), "stop", "at most 64 texts"),
-        ("/v1/embeddings", json!({"input": "a", "dimensions": 3}), "dimensions", "not supported"),
+        ("/v1/embeddings", json!({"input": "a", "dimensions": 0}), "dimensions", "whole number"),
         ("/score", json!({"text_1": "a", "text_2": "b"}), "messages", "is missing"),
     ] {
         let answer = server.post(path, &body);

@@ -12,6 +12,7 @@ use ureq::{Agent, Body, Timeout};
 use super::super::{EngineError, ModelInfo};
 use super::retry::{Failure, retry_after, with_retries};
 use super::settings::HttpSettings;
+use super::write::CLASSIFY;
 use crate::openai::{ModelList, error_message};
 
 /// Characters of a wrong answer that an error shows.
@@ -257,7 +258,11 @@ impl Client {
     }
 
     fn url(&self, attempt: &Attempt<'_>) -> String {
-        format!("{}{}", self.base, attempt.path)
+        let base = match attempt.path {
+            CLASSIFY => self.base.strip_suffix("/v1").unwrap_or(&self.base),
+            _ => &self.base,
+        };
+        format!("{base}{}", attempt.path)
     }
 
     fn timeout(&self, attempt: &Attempt<'_>, what: String, waited: Duration) -> EngineError {

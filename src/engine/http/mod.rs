@@ -147,6 +147,14 @@ impl Engine for HttpEngine {
             self.each(&named, id, Client::score, finished);
         }
     }
+
+    /// By vLLM's `/classify`, which stands beside its `/v1`.
+    fn classify(&self, requests: &[ScoreRequest], finished: &mut Finished<'_, Vec<f64>>) {
+        let id: fn(&ScoreRequest) -> &str = |request| &request.id;
+        if let Some(named) = self.named(requests, |request| &mut request.model, id, finished) {
+            self.each(&named, id, Client::classify, finished);
+        }
+    }
 }
 
 impl Client {
@@ -171,5 +179,14 @@ impl Client {
         };
         let attempt = Attempt { request: &request.id, path, body: &body };
         self.repeat(stop, || self.whole(&attempt, read::score))
+    }
+
+    fn classify(&self, request: &ScoreRequest, stop: &AtomicBool) -> Option<Result<Vec<f64>, EngineError>> {
+        let (path, body) = match write::classify(request) {
+            Ok(prepared) => prepared,
+            Err(error) => return Some(Err(error)),
+        };
+        let attempt = Attempt { request: &request.id, path, body: &body };
+        self.repeat(stop, || self.whole(&attempt, read::classes))
     }
 }

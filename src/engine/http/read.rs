@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::super::{Answer, Choice, Finish, Prompt, Request, Token, TopToken, Usage};
 use crate::openai::{
-    ChatAnswer, Completion, CompletionLogprobs, FunctionCall, ScoreAnswer, TokenLogprob, TopLogprob, UsageAnswer,
-    WireToolCall,
+    ChatAnswer, ClassifyAnswer, Completion, CompletionLogprobs, FunctionCall, ScoreAnswer, TokenLogprob, TopLogprob,
+    UsageAnswer, WireToolCall,
 };
 use crate::text::ToolCall;
 
@@ -70,6 +70,16 @@ pub(super) fn score(answer: ScoreAnswer) -> Result<f64, String> {
     match answer.data.as_slice() {
         [one] => Ok(one.score),
         other => Err(format!("{} scores came for one request", other.len())),
+    }
+}
+
+/// The only probabilities of an answer.
+pub(super) fn classes(mut answer: ClassifyAnswer) -> Result<Vec<f64>, String> {
+    match (answer.data.pop(), answer.data.len()) {
+        (Some(one), 0) if one.probs.is_empty() => Err("the answer has no `probs`".to_owned()),
+        (Some(one), 0) => Ok(one.probs),
+        (None, _) => Err("no probabilities came".to_owned()),
+        (Some(_), others) => Err(format!("{} lists of probabilities came for one request", others + 1)),
     }
 }
 

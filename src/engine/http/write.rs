@@ -16,6 +16,8 @@ use crate::text::{Message, Part, ToolCall};
 pub(super) const CHAT: &str = "/chat/completions";
 const COMPLETIONS: &str = "/completions";
 const SCORE: &str = "/score";
+/// Where conversations and texts are classified: beside the versioned interface, not in it.
+pub(super) const CLASSIFY: &str = "/classify";
 
 /// Path and body of a request.
 pub(super) fn generation(request: &Request, stream: bool) -> Result<(&'static str, Vec<u8>), EngineError> {
@@ -70,6 +72,19 @@ pub(super) fn score(request: &ScoreRequest) -> Result<(&'static str, Vec<u8>), E
         Prompt::Tokens(ids) => ScoreInput::Input(Input::Tokens(ids.clone())),
     };
     Ok((SCORE, json(&request.id, &crate::openai::ScoreRequest { model, input })?))
+}
+
+/// Path and body of a request for the probabilities of classes.
+pub(super) fn classify(request: &ScoreRequest) -> Result<(&'static str, Vec<u8>), EngineError> {
+    let model = request.model.clone().unwrap_or_default();
+    let body = match &request.prompt {
+        Prompt::Chat { conversation, images } => {
+            serde_json::json!({"model": model, "messages": messages(&request.id, &conversation.messages, images)?})
+        }
+        Prompt::Text(text) => serde_json::json!({"model": model, "input": text}),
+        Prompt::Tokens(ids) => serde_json::json!({"model": model, "input": ids}),
+    };
+    Ok((CLASSIFY, json(&request.id, &body)?))
 }
 
 fn json(request: &str, body: &impl serde::Serialize) -> Result<Vec<u8>, EngineError> {
@@ -153,16 +168,13 @@ fn tool_call(call: &ToolCall) -> WireToolCall {
 }
 
 fn data_url(request: &str, image: &ImageSource) -> Result<String, EngineError> {
-    let read = |path: &Path| {
-        std::fs::read(path).map_err(|source| {
-            let (request, path) = (request.to_owned(), path.to_owned());
-            EngineError::Image { request, path, source }
-        })
+    let name = match image {
+        ImageSource::Bytes(_) => Path::new("the image"),
+        ImageSource::File(path) => path,
     };
-    let (bytes, name): (std::borrow::Cow<'_, [u8]>, String) = match image {
-        ImageSource::Bytes(bytes) => ((&**bytes).into(), "the image".to_owned()),
-        ImageSource::File(path) => (read(path)?.into(), path.display().to_string()),
-    };
+    let unreadable = |source| EngineError::Image { request: request.to_owned(), path: name.to_owned(), source };
+    let bytes = image.bytes().map_err(unreadable)?;
+    let name = name.display();
     let Some(kind) = media_type(&bytes) else {
         let reason = format!("{name} is not a PNG, JPEG, WebP, BMP or GIF file by its first bytes");
         return Err(unsupported(request, &reason));

@@ -171,6 +171,15 @@ fn scores_are_read() {
     assert_eq!(scores, [1.25, 1.25]);
     let bodies: Vec<_> = server.seen().into_iter().map(|seen| seen.body).collect();
     assert!(bodies.contains(&json!({"model": "r", "input": "t"})), "{bodies:?}");
+    let mut classes = Vec::new();
+    engine.classify(&requests, &mut |_, probabilities| {
+        classes.push(probabilities.unwrap());
+        ControlFlow::Continue(())
+    });
+    assert_eq!(classes, [[0.25, 0.75], [0.25, 0.75]]);
+    let asked: Vec<_> = server.seen().into_iter().filter(|seen| seen.path == "/classify").collect();
+    let messages = json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]);
+    assert!(asked.iter().any(|seen| seen.body == json!({"model": "r", "messages": messages})), "{asked:?}");
     assert_eq!(engine.models().unwrap()[1], ModelInfo { id: "a".into(), parent: Some("base".into()) });
 }
 

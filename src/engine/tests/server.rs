@@ -142,6 +142,10 @@ fn answer(seen: &Seen) -> (&'static str, String) {
             ("application/json", json!({"data": [{"id": "base"}, {"id": "a", "parent": "base"}]}).to_string())
         }
         "/v1/score" => ("application/json", json!({"data": [{"index": 0, "score": 1.25}]}).to_string()),
+        "/classify" => {
+            let probs = json!({"index": 0, "label": "b", "probs": [0.25, 0.75], "num_classes": 2});
+            ("application/json", json!({"object": "list", "data": [probs], "usage": usage}).to_string())
+        }
         "/v1/chat/completions" => {
             let content = &body["messages"].as_array().unwrap().last().unwrap()["content"];
             let words: String = content.as_str().unwrap_or("picture").chars().rev().collect();

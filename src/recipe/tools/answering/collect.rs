@@ -1,10 +1,12 @@
 //! Whole answers, of what is heard.
 
-use super::{Failure, Job, Listener, LocalEngine};
-use crate::engine::{Answer, Choice, EngineError, Finish, Finished, Request, Token, Usage};
+use super::reading::{Read, Reader, Reading, Wanted};
+use super::{Failure, Job, Listener, LocalEngine, Work};
+use crate::engine::{Answer, Choice, EngineError, Finish, Finished, Prompt, Request, ScoreRequest, Token, Usage};
+use crate::text::{Message, ToolText};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// Sends all requests, and hands over what comes back until there is nothing more, or nobody wants it.
 pub(super) fn generate(engine: &LocalEngine, requests: &[Request], finished: &mut Finished<'_, Answer>) {
@@ -15,10 +17,49 @@ pub(super) fn generate(engine: &LocalEngine, requests: &[Request], finished: &mu
         let open = Choice { text: String::new(), tokens: Vec::new(), tool_calls: Vec::new(), finish: Finish::Stop };
         let answer = Answer { model, choices: vec![open; request.n.max(1)], ..Answer::default() };
         let (sender, over) = (Some(sender.clone()), over.clone());
-        let listener = Box::new(Collect { index, id: request.id.clone(), answer, sender, over });
-        engine.send(Job { request: request.clone(), key: index as u64, listener });
+        let tools = tool_names(&request.prompt);
+        let listener = Box::new(Collect { index, id: request.id.clone(), answer, tools, sender, over });
+        engine.send(Work::Write(Job { request: request.clone(), key: index as u64, listener }));
     }
     drop(sender);
+    hand_over(receiver, &over, finished);
+}
+
+/// Sends all requests, the shortest first so that texts of about one length are read together, and hands over what comes back.
+pub(super) fn read<T: Send + 'static>(
+    engine: &LocalEngine,
+    requests: &[ScoreRequest],
+    wanted: Wanted,
+    take: fn(Read) -> T,
+    finished: &mut Finished<'_, T>,
+) {
+    let (sender, receiver) = channel();
+    let over = Arc::new(AtomicBool::new(false));
+    let mut order: Vec<usize> = (0..requests.len()).collect();
+    order.sort_by_key(|&index| length(&requests[index].prompt));
+    for index in order {
+        let ScoreRequest { id, model, prompt } = requests[index].clone();
+        let reader = Box::new(One { index, id, take, sender: Some(sender.clone()), over: over.clone() });
+        engine.send(Work::Read(Reading { model, prompt, wanted, reader }));
+    }
+    drop(sender);
+    hand_over(receiver, &over, finished);
+}
+
+/// About how long a prompt is.
+fn length(prompt: &Prompt) -> usize {
+    match prompt {
+        Prompt::Chat { conversation, .. } => {
+            conversation.messages.iter().map(|message| Message::words(message).len()).sum()
+        }
+        Prompt::Text(text) => text.len(),
+        Prompt::Tokens(ids) => ids.len(),
+    }
+}
+
+type Results<T> = Receiver<(usize, Result<T, EngineError>)>;
+
+fn hand_over<T>(receiver: Results<T>, over: &AtomicBool, finished: &mut Finished<'_, T>) {
     for (index, result) in receiver {
         if finished(index, result).is_break() {
             over.store(true, Ordering::Relaxed);
@@ -27,10 +68,67 @@ pub(super) fn generate(engine: &LocalEngine, requests: &[Request], finished: &mu
     }
 }
 
+/// Where the thread that has the model is gone.
+fn gone(request: &str) -> EngineError {
+    let reason = "the thread that has the model is gone; see what it said before".to_owned();
+    EngineError::Failed { request: request.to_owned(), reason }
+}
+
+/// What became of a request in words that name it.
+fn error(request: &str, failure: Failure) -> EngineError {
+    let request = request.to_owned();
+    match failure {
+        Failure::Invalid(reason) => EngineError::Unsupported { request, reason },
+        Failure::Broken(reason) => EngineError::Failed { request, reason },
+    }
+}
+
+/// Waits for what one text is read as.
+struct One<T> {
+    index: usize,
+    id: String,
+    take: fn(Read) -> T,
+    /// Taken with the result.
+    sender: Option<Sender<(usize, Result<T, EngineError>)>>,
+    over: Arc<AtomicBool>,
+}
+
+impl<T: Send> Reader for One<T> {
+    fn done(mut self: Box<Self>, result: Result<Read, Failure>) {
+        if let Some(sender) = self.sender.take() {
+            let result = result.map(self.take).map_err(|failure| error(&self.id, failure));
+            // Nobody may be there to take it.
+            let _ = sender.send((self.index, result));
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+}
+
+impl<T> Drop for One<T> {
+    fn drop(&mut self) {
+        if let Some(sender) = self.sender.take() {
+            let _ = sender.send((self.index, Err(gone(&self.id))));
+        }
+    }
+}
+
+/// The functions that a request allows.
+fn tool_names(prompt: &Prompt) -> Vec<String> {
+    match prompt {
+        Prompt::Chat { conversation, .. } => conversation.tool_names(),
+        Prompt::Text(_) | Prompt::Tokens(_) => Vec::new(),
+    }
+}
+
 struct Collect {
     index: usize,
     id: String,
     answer: Answer,
+    /// The functions that may be called.
+    tools: Vec<String>,
     /// Taken with the result.
     sender: Option<Sender<(usize, Result<Answer, EngineError>)>>,
     over: Arc<AtomicBool>,
@@ -48,9 +146,7 @@ impl Collect {
 impl Drop for Collect {
     fn drop(&mut self) {
         if self.sender.is_some() {
-            let reason = "the thread that has the model is gone; see what it said before".to_owned();
-            let error = EngineError::Unsupported { request: self.id.clone(), reason };
-            self.send(Err(error));
+            self.send(Err(gone(&self.id)));
         }
     }
 }
@@ -75,14 +171,21 @@ impl Listener for Collect {
     }
 
     fn done(mut self: Box<Self>, usage: Usage) {
-        let answer = Answer { usage, ..std::mem::take(&mut self.answer) };
+        let mut answer = Answer { usage, ..std::mem::take(&mut self.answer) };
+        if !self.tools.is_empty() {
+            for choice in &mut answer.choices {
+                let (text, calls) = ToolText::split(&choice.text, &self.tools);
+                if !calls.is_empty() && choice.finish == Finish::Stop {
+                    choice.finish = Finish::ToolCalls;
+                }
+                (choice.text, choice.tool_calls) = (text, calls);
+            }
+        }
         self.send(Ok(answer));
     }
 
     fn failed(mut self: Box<Self>, failure: Failure) {
-        let (Failure::Invalid(reason) | Failure::Broken(reason)) = failure;
-        let error = EngineError::Unsupported { request: self.id.clone(), reason };
-        self.send(Err(error));
+        self.send(Err(error(&self.id, failure)));
     }
 
     fn is_cancelled(&self) -> bool {

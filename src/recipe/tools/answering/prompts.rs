@@ -11,11 +11,10 @@ use crate::models::LanguageModel;
 use crate::projector::Projector;
 use crate::recipe::tools::{Ready, pad_id};
 use crate::settings::Given;
-use crate::text::{Conversation, Tokenizer};
+use crate::text::{Conversation, Message, Tokenizer};
 use crate::vision::VisionEncoder;
 use crate::vlm::VlmInputs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A request that can be answered.
 pub(super) struct Prompted {
@@ -30,7 +29,12 @@ pub(super) fn prompted<M: LanguageModel, V: VisionEncoder, P: Projector>(
     served: &Served<M, V, P>,
     request: &Request,
 ) -> Result<Prompted, Failure> {
-    let encoded = encoded(served, &request.prompt)?;
+    if served.head.is_some() {
+        let text =
+            format!("{} has a head that yields scores, and none that yields words; ask for its scores", served.info.id);
+        return Err(Failure::Invalid(text));
+    }
+    let encoded = encoded(served, &request.prompt, Upto::Answer)?;
     let length = encoded.input_ids.len();
     if length == 0 {
         return Err(Failure::Invalid("the prompt has no tokens, and there is nothing to go on from".to_owned()));
@@ -46,9 +50,20 @@ pub(super) fn prompted<M: LanguageModel, V: VisionEncoder, P: Projector>(
     Ok(Prompted { encoded, decoding, echo })
 }
 
-fn encoded<M: LanguageModel, V: VisionEncoder, P: Projector>(
+/// How much of a conversation is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Upto {
+    /// Up to where its next answer begins.
+    Answer,
+    /// All that was said.
+    End,
+}
+
+/// What the model reads. A conversation's answer is up to the model, or is there already.
+pub(super) fn encoded<M: LanguageModel, V: VisionEncoder, P: Projector>(
     served: &Served<M, V, P>,
     prompt: &Prompt,
+    upto: Upto,
 ) -> Result<Encoded, Failure> {
     let encoder = &served.ready.encoder;
     let tokenizer = &encoder.tokenizer;
@@ -58,7 +73,7 @@ fn encoded<M: LanguageModel, V: VisionEncoder, P: Projector>(
                 let text = format!("{} sees no images, and the conversation has {}", served.info.id, images.len());
                 return Err(Failure::Invalid(text));
             }
-            chat(served, conversation, images)
+            chat(served, conversation, images, upto)
         }
         Prompt::Text(text) => {
             let tokens = tokenizer.encode(text).map_err(|error| Failure::Invalid(error.to_string()))?;
@@ -79,27 +94,33 @@ fn chat<M: LanguageModel, V: VisionEncoder, P: Projector>(
     served: &Served<M, V, P>,
     conversation: &Conversation,
     images: &[ImageSource],
+    upto: Upto,
 ) -> Result<Encoded, Failure> {
-    let mut kept = Vec::new();
-    let mut paths: Vec<PathBuf> = Vec::new();
-    for image in images {
-        paths.push(match image {
-            ImageSource::File(path) => path.clone(),
-            // The processors read files; this one is gone with the request.
-            ImageSource::Bytes(bytes) => {
-                let written = tempfile::NamedTempFile::new().and_then(|mut file| {
-                    file.write_all(bytes)?;
-                    Ok(file)
-                });
-                let file = written.map_err(|error| Failure::Broken(format!("a picture could not be kept: {error}")))?;
-                let path = file.path().to_owned();
-                kept.push(file);
-                path
-            }
-        });
+    let encoder = &served.ready.encoder;
+    let encode = |conversation: &Conversation, images: &[ImageSource]| {
+        let encoded = match upto {
+            Upto::Answer => encoder.encode_question(conversation, images),
+            Upto::End => encoder.encode_whole(conversation, images),
+        };
+        encoded.map_err(|error| Failure::Invalid(error.to_string()))
+    };
+    let places: usize = conversation.messages.iter().map(Message::image_count).sum();
+    if places != images.len() {
+        let text = format!("the messages have {places} places for images, but {} are given", images.len());
+        return Err(Failure::Invalid(text));
     }
-    let encoded = served.ready.encoder.encode_question(conversation, &paths);
-    encoded.map_err(|error| Failure::Invalid(error.to_string()))
+    let encoded = encode(conversation, images)?;
+    if !conversation.tools.is_empty() {
+        let without = Conversation { tools: Vec::new(), ..conversation.clone() };
+        if encode(&without, images)?.input_ids == encoded.input_ids {
+            let text = format!(
+                "the chat template of {} has no place for tools; leave them out, or take a checkpoint whose template has",
+                served.info.id
+            );
+            return Err(Failure::Invalid(text));
+        }
+    }
+    Ok(encoded)
 }
 
 /// A row of these tokens.

@@ -1,8 +1,9 @@
 //! The engine behind the HTTP server.
 
-use super::{Failure, Job, Listener, LocalEngine};
-use crate::engine::{Finish, ModelInfo, Request, Token, Usage};
-use crate::serve::{Backend, Event, Events, Refused};
+use super::reading::{Read, Reader, Reading, Wanted};
+use super::{Failure, Job, Listener, LocalEngine, Work};
+use crate::engine::{EmbedRequest, Finish, ModelInfo, Prompt, Request, ScoreRequest, Token, Usage};
+use crate::serve::{Backend, Classified, Embedding, Event, Events, Refused, Reply, Scored};
 
 /// A [`LocalEngine`] as a server asks it.
 #[derive(Debug)]
@@ -29,8 +30,68 @@ impl Backend for LocalBackend {
             request.sampling.seed = Some(rand::random::<u64>() >> 1);
         }
         // One key for all: the same seed gives the same answer.
-        self.engine.send(Job { request, key: 0, listener: Box::new(Streamed(events)) });
+        self.engine.send(Work::Write(Job { request, key: 0, listener: Box::new(Streamed(events)) }));
         Ok(())
+    }
+
+    fn embed(&self, request: EmbedRequest, reply: Reply<Embedding>) -> Result<(), Refused> {
+        let EmbedRequest { model, prompt, pooling, dimensions, .. } = request;
+        let take = |Read { values, tokens, .. }| Embedding {
+            values: values.into_iter().map(|value| value as f32).collect(),
+            tokens,
+        };
+        self.read(model, prompt, Wanted::Embedding { pooling, dimensions }, reply, take);
+        Ok(())
+    }
+
+    fn score(&self, request: ScoreRequest, reply: Reply<Scored>) -> Result<(), Refused> {
+        // A head of one output was looked for.
+        let take = |Read { values, tokens, .. }| Scored { score: values.first().copied().unwrap_or(f64::NAN), tokens };
+        self.read(request.model, request.prompt, Wanted::Score, reply, take);
+        Ok(())
+    }
+
+    fn classify(&self, request: ScoreRequest, reply: Reply<Classified>) -> Result<(), Refused> {
+        let take = |Read { values, labels, tokens }| Classified { probabilities: values, labels, tokens };
+        self.read(request.model, request.prompt, Wanted::Classes, reply, take);
+        Ok(())
+    }
+}
+
+impl LocalBackend {
+    fn read<T: Send + 'static>(
+        &self,
+        model: Option<String>,
+        prompt: Prompt,
+        wanted: Wanted,
+        reply: Reply<T>,
+        take: fn(Read) -> T,
+    ) {
+        let reader = Box::new(Answered { reply, take });
+        self.engine.send(Work::Read(Reading { model, prompt, wanted, reader }));
+    }
+}
+
+struct Answered<T> {
+    reply: Reply<T>,
+    take: fn(Read) -> T,
+}
+
+impl<T: Send> Reader for Answered<T> {
+    fn done(self: Box<Self>, result: Result<Read, Failure>) {
+        let Self { reply, take } = *self;
+        reply.send(result.map(take).map_err(refused));
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.reply.is_cancelled()
+    }
+}
+
+fn refused(failure: Failure) -> Refused {
+    match failure {
+        Failure::Invalid(words) => Refused::Invalid(words),
+        Failure::Broken(words) => Refused::Failed(words),
     }
 }
 
@@ -54,10 +115,7 @@ impl Listener for Streamed {
     }
 
     fn failed(self: Box<Self>, failure: Failure) {
-        self.0.send(Event::Failed(match failure {
-            Failure::Invalid(words) => Refused::Invalid(words),
-            Failure::Broken(words) => Refused::Failed(words),
-        }));
+        self.0.send(Event::Failed(refused(failure)));
     }
 
     fn is_cancelled(&self) -> bool {

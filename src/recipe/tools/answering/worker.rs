@@ -1,22 +1,26 @@
 //! The thread that has the models.
 
 use super::prompts::{Prompted, prompted, tokens_of};
-use super::{Failure, Job, Listener};
-use crate::engine::{Finish, ModelInfo, Usage};
+use super::reading::{Reading, WINDOW, read};
+use super::{Failure, Job, Listener, Work};
+use crate::checkpoint::{CheckpointError, read_json};
+use crate::engine::{Finish, ModelInfo, Pooling, Prompt, Usage};
 use crate::generation::Lanes;
 use crate::generation::driver::{Batch, Request as Row};
 use crate::generation::row::RowSettings;
 use crate::generation::sequence::Event;
 use crate::generation::settings::CheckpointDefaults;
 use crate::generation::stop::FinishReason;
-use crate::models::LanguageModel;
+use crate::models::{CausalLm, LanguageModel};
+use crate::objectives::Head;
 use crate::projector::Projector;
 use crate::recipe::opened::has_vision;
 use crate::recipe::tools::{Ready, end_tokens, pad_id};
-use crate::text::Tokenizer;
+use crate::text::{Tokenizer, ToolText};
 use crate::vision::VisionEncoder;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 
@@ -31,10 +35,16 @@ pub(super) struct Served<M: LanguageModel, V: VisionEncoder, P: Projector> {
     /// Tokens of prompt and answer; `None` where the checkpoint does not say.
     pub(super) context: Option<usize>,
     pub(super) sees: bool,
+    /// The head that it has in place of words.
+    pub(super) head: Option<Head>,
+    /// The names of that head's outputs.
+    pub(super) labels: Vec<String>,
+    /// How a text's hidden states become one where the request does not say.
+    pub(super) pooling: Pooling,
 }
 
 impl<M: LanguageModel, V: VisionEncoder, P: Projector> Served<M, V, P> {
-    pub(super) fn new(info: ModelInfo, ready: Ready<M, V, P>) -> anyhow::Result<Self> {
+    pub(super) fn new(info: ModelInfo, ready: Ready<M, V, P>, head: Option<Head>) -> anyhow::Result<Self> {
         let path = ready.loaded.folder.dir.join("generation_config.json");
         let defaults = match std::fs::read_to_string(&path) {
             Ok(text) => CheckpointDefaults::parse(&text, &path.display().to_string())?,
@@ -43,8 +53,25 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Served<M, V, P> {
         let ends = end_tokens(&ready.loaded.folder.dir, &ready.encoder);
         let text_config = ready.loaded.folder.text_config();
         let context = text_config.value()["max_position_embeddings"].as_u64().map(|tokens| tokens as usize);
-        Ok(Self { info, ready, defaults, ends, context, sees: has_vision::<V>() })
+        let outputs = head.map_or(0, |head| head.outputs);
+        let names = &ready.loaded.folder.config.value()["id2label"];
+        let name = |i: usize| names[i.to_string()].as_str().map_or_else(|| format!("LABEL_{i}"), str::to_owned);
+        let labels = (0..outputs).map(name).collect();
+        let pooling = pooling(&ready.loaded.folder.dir)?;
+        Ok(Self { info, ready, defaults, ends, context, sees: has_vision::<V>(), head, labels, pooling })
     }
+
+    /// Values of an embedding.
+    pub(super) fn width(&self) -> usize {
+        self.ready.loaded.model.language_model.hidden_size()
+    }
+}
+
+/// How a folder of sentence-transformers says that embeddings are made; the last token's hidden state, where it says nothing.
+fn pooling(dir: &Path) -> Result<Pooling, CheckpointError> {
+    let file = dir.join("1_Pooling/config.json");
+    let mean = file.is_file() && read_json(&file)?["pooling_mode_mean_tokens"] == true;
+    Ok(if mean { Pooling::Mean } else { Pooling::Last })
 }
 
 /// The rows of one model.
@@ -65,45 +92,73 @@ struct Open {
 /// Answers until nobody can ask any more.
 pub(super) fn work<M: LanguageModel, V: VisionEncoder, P: Projector>(
     served: &[Served<M, V, P>],
-    jobs: &Receiver<Job>,
+    jobs: &Receiver<Work>,
     lanes: usize,
 ) {
     let mut running: Vec<Running<'_, M, V, P>> = served.iter().map(Running::new).collect();
     loop {
-        let mut new: Vec<Vec<Job>> = served.iter().map(|_| Vec::new()).collect();
-        let mut busy: usize = running.iter().map(|one| one.batch.lanes()).sum();
-        while busy < lanes.max(1) {
-            let job = match busy {
-                0 => match jobs.recv() {
-                    Ok(job) => job,
-                    Err(_) => return,
-                },
-                _ => match jobs.try_recv() {
-                    Ok(job) => job,
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-                },
-            };
-            if job.listener.is_cancelled() {
-                continue;
-            }
-            let named = |one: &Served<M, V, P>| Some(&one.info.id) == job.request.model.as_ref();
-            match (served.iter().position(named), &job.request.model) {
-                (None, Some(name)) => {
-                    let known: Vec<&str> = served.iter().map(|one| one.info.id.as_str()).collect();
-                    let text = format!("there is no model {name:?}; there are {}", known.join(", "));
-                    job.listener.failed(Failure::Invalid(text));
-                }
-                (place, _) => {
-                    busy += job.request.n.max(1);
-                    new[place.unwrap_or(0)].push(job);
-                }
-            }
-        }
-        for (one, jobs) in running.iter_mut().zip(new) {
-            one.admit(jobs);
+        let busy = running.iter().map(|one| one.batch.lanes()).sum();
+        let Some(new) = next(served, jobs, lanes.max(1), busy) else { return };
+        for (one, new) in running.iter_mut().zip(new) {
+            read(one.served, new.readings);
+            one.admit(new.jobs);
             one.step();
         }
     }
+}
+
+/// What is new for one of the models.
+#[derive(Default)]
+struct New {
+    jobs: Vec<Job>,
+    readings: Vec<Reading>,
+}
+
+/// What each model is to begin now: as much as there are lanes for. Waits where nothing is under way; `None` where nobody can ask
+/// any more.
+fn next<M: LanguageModel, V: VisionEncoder, P: Projector>(
+    served: &[Served<M, V, P>],
+    jobs: &Receiver<Work>,
+    lanes: usize,
+    mut busy: usize,
+) -> Option<Vec<New>> {
+    let mut new: Vec<New> = served.iter().map(|_| New::default()).collect();
+    let mut readings = 0;
+    while busy < lanes && readings < WINDOW {
+        let work = match busy + readings {
+            0 => jobs.recv().ok()?,
+            _ => match jobs.try_recv() {
+                Ok(work) => work,
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+            },
+        };
+        if work.is_cancelled() {
+            continue;
+        }
+        let place = match work.model() {
+            None => 0,
+            Some(name) => match served.iter().position(|one| &one.info.id == name) {
+                Some(place) => place,
+                None => {
+                    let known: Vec<&str> = served.iter().map(|one| one.info.id.as_str()).collect();
+                    let text = format!("there is no model {name:?}; there are {}", known.join(", "));
+                    work.failed(Failure::Invalid(text));
+                    continue;
+                }
+            },
+        };
+        match work {
+            Work::Write(job) => {
+                busy += job.request.n.max(1);
+                new[place].jobs.push(job);
+            }
+            Work::Read(reading) => {
+                readings += 1;
+                new[place].readings.push(reading);
+            }
+        }
+    }
+    Some(new)
 }
 
 impl<'a, M: LanguageModel, V: VisionEncoder, P: Projector> Running<'a, M, V, P> {
@@ -119,6 +174,7 @@ impl<'a, M: LanguageModel, V: VisionEncoder, P: Projector> Running<'a, M, V, P> 
     fn admit(&mut self, jobs: Vec<Job>) {
         let mut rows = Vec::new();
         for Job { request, key, mut listener } in jobs {
+            let calls = matches!(&request.prompt, Prompt::Chat { conversation, .. } if !conversation.tools.is_empty());
             match prompted(self.served, &request) {
                 Err(failure) => listener.failed(failure),
                 Ok(Prompted { encoded, decoding, echo }) => {
@@ -129,7 +185,9 @@ impl<'a, M: LanguageModel, V: VisionEncoder, P: Projector> Running<'a, M, V, P> 
                     let open = Open { listener, prompt_tokens: prompt.len() as u64 };
                     self.open.insert(self.admitted, open);
                     self.admitted += 1;
-                    let detokenizer = Some(Box::new(self.served.ready.encoder.tokenizer.stream()) as _);
+                    let stream = self.served.ready.encoder.tokenizer.stream();
+                    let stream = if calls { stream.keeping(ToolText::MARKS) } else { stream };
+                    let detokenizer = Some(Box::new(stream) as _);
                     let settings = RowSettings { decoding: Arc::new(decoding), prompt, key, detokenizer };
                     rows.push(Row { prompt: encoded, settings });
                 }

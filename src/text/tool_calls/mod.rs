@@ -1,16 +1,14 @@
 //! Tool calls out of the text of an answer, in the formats that models write.
 
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use super::ToolCall;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-/// One call.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ToolCall {
-    /// The function's name.
-    pub name: String,
-    /// Its arguments, an object.
-    pub arguments: Value,
-}
+pub use stream::ToolText;
 
 /// Why an answer's calls cannot be read.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -88,7 +86,7 @@ fn mistral(text: &str) -> Result<Vec<ToolCall>, ToolCallError> {
         }
         let mut values = serde_json::Deserializer::from_str(arguments).into_iter::<Value>();
         let arguments = values.next().unwrap_or(Ok(Value::Null)).map_err(|error| broken(i + 1, &error))?;
-        Ok(ToolCall { name: name.to_owned(), arguments: object(arguments, i + 1)? })
+        Ok(ToolCall::new(name, object(arguments, i + 1)?))
     };
     blocks.map(read).collect()
 }
@@ -147,7 +145,7 @@ fn call(value: &Value, number: usize) -> Result<ToolCall, ToolCallError> {
     let name = name.ok_or_else(|| shape("it has no `name`"))?.to_owned();
     let arguments = inner.get("arguments").or_else(|| inner.get("parameters"));
     let arguments = arguments.ok_or_else(|| shape("it has neither `arguments` nor `parameters`"))?;
-    Ok(ToolCall { name, arguments: object(arguments.clone(), number)? })
+    Ok(ToolCall::new(name, object(arguments.clone(), number)?))
 }
 
 /// Arguments as an object, also where that is written as JSON in a string; an empty string or null is no arguments.

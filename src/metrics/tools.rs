@@ -1,10 +1,7 @@
 //! Whether an answer calls tools as it should.
 
-mod parse;
-
-pub use parse::{ToolCall, ToolCallError, parse_tool_calls};
-
 use super::{Asked, Better, Generated, Judged, Measured, MetricError, Statistics, TextMetric};
+use crate::text::{ToolCall, parse_tool_calls};
 use serde_json::Value;
 
 /// What an answer must fulfil; each includes the ones before it.
