@@ -38,4 +38,8 @@ pub trait Engine: Send + Sync {
 
     /// Scores all requests by a reward model, higher is better; `finished` as in [`generate`](Self::generate).
     fn score(&self, requests: &[ScoreRequest], finished: &mut Finished<'_, f64>);
+
+    /// Classifies all requests: the probability of each class, in the order of the classes; `finished` as in
+    /// [`generate`](Self::generate).
+    fn classify(&self, requests: &[ScoreRequest], finished: &mut Finished<'_, Vec<f64>>);
 }

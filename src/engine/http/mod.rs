@@ -4,6 +4,7 @@ mod client;
 mod read;
 mod retry;
 mod settings;
+mod settings_sent;
 mod stream;
 mod write;
 
@@ -19,7 +20,9 @@ use super::{Answer, Engine, EngineError, Finished, ModelInfo, Request, ScoreRequ
 /// Any server with OpenAI's interface.
 ///
 /// A request's `model` is sent as it is, so an adapter is chosen by the name that the server knows it by; without one, the
-/// first model that the server lists is asked for. Failed connections, answers that are cut off, and the statuses 408, 429
+/// first model that the server lists is asked for. Of further settings those go out that OpenAI's interface or vLLM's has a
+/// field for, and a key is mixed into the seed, so that equal prompts of one seed are drawn apart; `eos_token_id` is sent
+/// as `stop_token_ids` with `ignore_eos`, and `do_sample: false` as a temperature of 0. Failed connections, answers that are cut off, and the statuses 408, 429
 /// and 5xx are tried again, as [`Retries`] says; everything else is final.
 #[derive(Debug)]
 pub struct HttpEngine {
@@ -39,6 +42,14 @@ impl HttpEngine {
             return Err(EngineError::Setting { setting, value: "0".into(), expected: "at least 1".into() });
         }
         Ok(Self { client: Arc::new(Client::new(settings)?), concurrency })
+    }
+
+    /// Whether the request can be sent at all; nothing is sent.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] with what OpenAI's interface has no field for, [`EngineError::Image`].
+    pub fn accepts(&self, request: &Request) -> Result<(), EngineError> {
+        write::generation(request, false).map(drop)
     }
 
     /// The requests with a model each: where one names none, the first that the server lists. Where that cannot be had, every
@@ -145,6 +156,16 @@ impl Engine for HttpEngine {
         let id: fn(&ScoreRequest) -> &str = |request| &request.id;
         if let Some(named) = self.named(requests, |request| &mut request.model, id, finished) {
             self.each(&named, id, Client::score, finished);
+        }
+    }
+
+    fn classify(&self, requests: &[ScoreRequest], finished: &mut Finished<'_, Vec<f64>>) {
+        for (index, request) in requests.iter().enumerate() {
+            let reason = "classes cannot be asked for over HTTP; take the classifier's folder".to_owned();
+            let error = EngineError::Unsupported { request: request.id.clone(), reason };
+            if finished(index, Err(error)).is_break() {
+                return;
+            }
         }
     }
 }

@@ -1,7 +1,10 @@
 //! Whole answers, of what is heard.
 
+use super::prompts::tokens_of;
 use super::{Failure, Job, Listener, LocalEngine};
 use crate::engine::{Answer, Choice, EngineError, Finish, Finished, Request, Token, Usage};
+use crate::generation::sequence::Sequence;
+use crate::text::Tokenizer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -10,14 +13,17 @@ use std::sync::mpsc::{Sender, channel};
 pub(super) fn generate(engine: &LocalEngine, requests: &[Request], finished: &mut Finished<'_, Answer>) {
     let (sender, receiver) = channel();
     let over = Arc::new(AtomicBool::new(false));
+    let mut jobs = Vec::new();
     for (index, request) in requests.iter().enumerate() {
         let model = request.model.clone().unwrap_or_else(|| engine.name.clone());
-        let open = Choice { text: String::new(), tokens: Vec::new(), tool_calls: Vec::new(), finish: Finish::Stop };
+        let open = Choice { text: String::new(), tokens: Vec::new(), score: None, tool_calls: Vec::new(), finish: Finish::Stop };
         let answer = Answer { model, choices: vec![open; request.n.max(1)], ..Answer::default() };
         let (sender, over) = (Some(sender.clone()), over.clone());
         let listener = Box::new(Collect { index, id: request.id.clone(), answer, sender, over });
-        engine.send(Job { request: request.clone(), key: index as u64, listener });
+        jobs.push(Job { request: request.clone(), key: request.key.unwrap_or(index as u64), listener });
     }
+    // At once, so that it is the requests that decide what is computed together, and not the time at which each arrives.
+    engine.send(jobs);
     drop(sender);
     for (index, result) in receiver {
         if finished(index, result).is_break() {
@@ -49,7 +55,7 @@ impl Drop for Collect {
     fn drop(&mut self) {
         if self.sender.is_some() {
             let reason = "the thread that has the model is gone; see what it said before".to_owned();
-            let error = EngineError::Unsupported { request: self.id.clone(), reason };
+            let error = EngineError::Failed { request: self.id.clone(), reason };
             self.send(Err(error));
         }
     }
@@ -74,14 +80,26 @@ impl Listener for Collect {
         }
     }
 
+    fn whole(&mut self, choice: usize, sequence: &Sequence, tokenizer: &Tokenizer) {
+        let Some(choice) = self.answer.choices.get_mut(choice) else { return };
+        choice.score = sequence.score;
+        // Beams are told as a whole, and so are their tokens.
+        if choice.tokens.is_empty() {
+            choice.tokens = sequence.logprobs.iter().map(|logprob| tokens_of(tokenizer, logprob)).collect();
+        }
+    }
+
     fn done(mut self: Box<Self>, usage: Usage) {
         let answer = Answer { usage, ..std::mem::take(&mut self.answer) };
         self.send(Ok(answer));
     }
 
     fn failed(mut self: Box<Self>, failure: Failure) {
-        let (Failure::Invalid(reason) | Failure::Broken(reason)) = failure;
-        let error = EngineError::Unsupported { request: self.id.clone(), reason };
+        let request = self.id.clone();
+        let error = match failure {
+            Failure::Invalid(reason) => EngineError::Unsupported { request, reason },
+            Failure::Broken(reason) => EngineError::Failed { request, reason },
+        };
         self.send(Err(error));
     }
 

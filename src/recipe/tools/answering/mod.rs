@@ -13,10 +13,12 @@ pub use served::LocalBackend;
 
 use super::{Common, Tool, Weights, ready};
 use crate::engine::{Answer, Engine, EngineError, Finish, Finished, ModelInfo, Request, ScoreRequest, Token, Usage};
+use crate::generation::sequence::Sequence;
 use crate::models::LanguageModel;
 use crate::projector::Projector;
 use crate::recipe::folder::ModelFolder;
 use crate::recipe::{RecipeError, zoo};
+use crate::text::Tokenizer;
 use crate::vision::VisionEncoder;
 use std::path::PathBuf;
 use std::sync::mpsc::{Sender, channel};
@@ -39,7 +41,7 @@ pub struct LocalSettings {
 pub struct LocalEngine {
     name: String,
     models: Vec<ModelInfo>,
-    jobs: Option<Sender<Job>>,
+    jobs: Option<Sender<Vec<Job>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -53,6 +55,9 @@ pub(super) trait Listener: Send {
 
     /// An answer has ended.
     fn finished(&mut self, choice: usize, finish: Finish);
+
+    /// An answer as the search leaves it, when all have ended.
+    fn whole(&mut self, _choice: usize, _sequence: &Sequence, _tokenizer: &Tokenizer) {}
 
     /// All answers have ended.
     fn done(self: Box<Self>, usage: Usage);
@@ -96,9 +101,9 @@ impl LocalEngine {
         zoo::with_types(&model, adapter.as_deref(), Opening { settings, asked })
     }
 
-    fn send(&self, job: Job) {
-        // Where the thread is gone, the listener is dropped with the job, and whoever waits is told.
-        let _ = self.jobs.as_ref().map(|jobs| jobs.send(job));
+    fn send(&self, jobs: Vec<Job>) {
+        // Where the thread is gone, the listeners are dropped with the jobs, and whoever waits is told.
+        let _ = self.jobs.as_ref().map(|sender| sender.send(jobs));
     }
 }
 
@@ -128,6 +133,16 @@ impl Engine for LocalEngine {
     fn score(&self, requests: &[ScoreRequest], finished: &mut Finished<'_, f64>) {
         for (index, request) in requests.iter().enumerate() {
             let reason = "this engine answers and does not score; the recipe of a reward model does".to_owned();
+            let error = EngineError::Unsupported { request: request.id.clone(), reason };
+            if finished(index, Err(error)).is_break() {
+                return;
+            }
+        }
+    }
+
+    fn classify(&self, requests: &[ScoreRequest], finished: &mut Finished<'_, Vec<f64>>) {
+        for (index, request) in requests.iter().enumerate() {
+            let reason = "this engine answers and does not classify; the recipe of a classifier does".to_owned();
             let error = EngineError::Unsupported { request: request.id.clone(), reason };
             if finished(index, Err(error)).is_break() {
                 return;

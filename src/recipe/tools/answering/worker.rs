@@ -15,7 +15,7 @@ use crate::recipe::opened::has_vision;
 use crate::recipe::tools::{Ready, end_tokens, pad_id};
 use crate::text::Tokenizer;
 use crate::vision::VisionEncoder;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -65,23 +65,27 @@ struct Open {
 /// Answers until nobody can ask any more.
 pub(super) fn work<M: LanguageModel, V: VisionEncoder, P: Projector>(
     served: &[Served<M, V, P>],
-    jobs: &Receiver<Job>,
+    jobs: &Receiver<Vec<Job>>,
     lanes: usize,
 ) {
     let mut running: Vec<Running<'_, M, V, P>> = served.iter().map(Running::new).collect();
+    let mut waiting: VecDeque<Job> = VecDeque::new();
     loop {
         let mut new: Vec<Vec<Job>> = served.iter().map(|_| Vec::new()).collect();
         let mut busy: usize = running.iter().map(|one| one.batch.lanes()).sum();
         while busy < lanes.max(1) {
-            let job = match busy {
-                0 => match jobs.recv() {
-                    Ok(job) => job,
-                    Err(_) => return,
-                },
-                _ => match jobs.try_recv() {
-                    Ok(job) => job,
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-                },
+            let Some(job) = waiting.pop_front() else {
+                match busy {
+                    0 => match jobs.recv() {
+                        Ok(more) => waiting.extend(more),
+                        Err(_) => return,
+                    },
+                    _ => match jobs.try_recv() {
+                        Ok(more) => waiting.extend(more),
+                        Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+                    },
+                }
+                continue;
             };
             if job.listener.is_cancelled() {
                 continue;
@@ -94,7 +98,7 @@ pub(super) fn work<M: LanguageModel, V: VisionEncoder, P: Projector>(
                     job.listener.failed(Failure::Invalid(text));
                 }
                 (place, _) => {
-                    busy += job.request.n.max(1);
+                    busy += job.request.lanes();
                     new[place.unwrap_or(0)].push(job);
                 }
             }
@@ -160,9 +164,12 @@ impl<'a, M: LanguageModel, V: VisionEncoder, P: Projector> Running<'a, M, V, P> 
     /// Tells what has ended.
     fn after(&mut self, result: Result<(), String>) {
         for (row, result) in self.batch.take_done() {
-            let Some(Open { listener, prompt_tokens }) = self.open.remove(&row) else { continue };
+            let Some(Open { mut listener, prompt_tokens }) = self.open.remove(&row) else { continue };
             match result {
                 Ok(sequences) => {
+                    for (choice, sequence) in sequences.iter().enumerate() {
+                        listener.whole(choice, sequence, &self.served.ready.encoder.tokenizer);
+                    }
                     let completion_tokens = sequences.iter().map(|sequence| sequence.ids.len() as u64).sum();
                     listener.done(Usage { prompt_tokens, completion_tokens });
                 }
