@@ -114,7 +114,8 @@ fn ids(name: &str, value: &Value) -> Result<Vec<u32>, String> {
 }
 
 fn read<T: DeserializeOwned>(name: &str, value: &Value) -> Result<T, String> {
-    serde_json::from_value(value.clone()).map_err(|error| format!("`{name}` is {value}, which cannot be sent ({error})"))
+    serde_json::from_value(value.clone())
+        .map_err(|error| format!("`{name}` is {value}, which cannot be sent ({error})"))
 }
 
 /// A seed for one of several requests of the same seed, of 63 bits (SplitMix64's finalizer, Steele et al. 2014).

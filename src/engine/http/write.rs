@@ -7,7 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::super::{EngineError, ImageSource, Prompt, Request, ScoreRequest};
 use crate::openai::{
-    ChatMessage, ChatRequest, CompletionRequest, Content, ContentPart, FunctionCall, ImageUrl, Input, ScoreInput, StreamOptions, WireToolCall,
+    ChatMessage, ChatRequest, CompletionRequest, Content, ContentPart, FunctionCall, ImageUrl, Input, ScoreInput,
+    StreamOptions, WireToolCall,
 };
 use crate::text::{Message, Part, ToolCall};
 

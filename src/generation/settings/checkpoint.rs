@@ -96,7 +96,8 @@ impl Generation {
     pub fn given_in(text: &str, file: &str) -> Result<Given<Self>, SettingError> {
         let mut given = Given::new();
         for (name, value) in &object(text, file)? {
-            if value.is_null() || SILENT.contains(&name.as_str()) || UNSUPPORTED.iter().any(|(known, _)| known == name) {
+            if value.is_null() || SILENT.contains(&name.as_str()) || UNSUPPORTED.iter().any(|(known, _)| known == name)
+            {
                 continue;
             }
             let Some(parameter) = Self::PARAMETERS.iter().find(|parameter| parameter.name == name) else {

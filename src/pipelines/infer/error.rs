@@ -15,7 +15,9 @@ pub enum InferError {
     #[error("{0}\ntake the record out, or write such records with an error by --bad-record skip")]
     Data(#[source] DataError),
     /// A record that the engine refuses.
-    #[error("{0}\ntake the record out, or write such records with an error by --bad-record skip; --resume goes on from here")]
+    #[error(
+        "{0}\ntake the record out, or write such records with an error by --bad-record skip; --resume goes on from here"
+    )]
     Refused(#[source] EngineError),
     /// An engine that fails, whatever the record.
     #[error("{0}\nwhat was done is kept: --resume goes on from here")]

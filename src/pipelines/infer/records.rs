@@ -98,7 +98,8 @@ impl<K: DataKind> Records for Dataset<K> {
         let sample = self.read(index, longer.as_ref().unwrap_or(&row))?;
         let names = image_names(self, index, longer.as_ref().unwrap_or(&row))?;
         let (question, mut answers) = parts(&sample);
-        let reference = (longer.is_none() && is_right(&sample)).then(|| answers.first().map(|a| a.written.content.clone()));
+        let reference =
+            (longer.is_none() && is_right(&sample)).then(|| answers.first().map(|a| a.written.content.clone()));
         if longer.is_some() {
             answers.clear();
         }
@@ -120,7 +121,15 @@ impl<K: DataKind> Records for Dataset<K> {
         let source = self.sources().nth(self.source_of(index));
         let named = source.map_or(String::new(), |source| match Path::new(&source.name) == source.file {
             // A file's name without its folder: the same on every machine.
-            true => source.file.file_name().unwrap_or_default().to_string_lossy().split('.').next().unwrap_or_default().to_owned(),
+            true => source
+                .file
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .split('.')
+                .next()
+                .unwrap_or_default()
+                .to_owned(),
             false => source.name.clone(),
         });
         let dataset_name = row.get("dataset_name").and_then(Value::as_str).map_or(named, str::to_owned);

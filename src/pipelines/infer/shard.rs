@@ -51,7 +51,9 @@ impl FromStr for Shard {
         let numbers = text.split_once('/').and_then(|(i, n)| Some((i.trim().parse().ok()?, n.trim().parse().ok()?)));
         match numbers {
             Some((number, count)) if 1 <= number && number <= count => Ok(Self { number, count }),
-            Some((number, count)) if count > 0 => Err(format!("there is no part {number} of {count}; parts are counted from 1 to {count}")),
+            Some((number, count)) if count > 0 => {
+                Err(format!("there is no part {number} of {count}; parts are counted from 1 to {count}"))
+            }
             _ => Err("write PART/PARTS, for instance 1/4 for the first of four".to_owned()),
         }
     }

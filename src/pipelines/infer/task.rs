@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::super::{PredictedAnswer, Prediction};
 use super::{GenerationSetting, Record};
-use crate::engine::{Answer, Choice, Engine, EngineError, Finished, Prompt, Request, Sampling, ScoreRequest};
 use crate::engine::ImageSource;
+use crate::engine::{Answer, Choice, Engine, EngineError, Finished, Prompt, Request, Sampling, ScoreRequest};
 use crate::text::{Conversation, Message, Role};
 
 /// What is to be said of records.
@@ -166,7 +166,8 @@ impl Task for Reward<'_> {
             gather(&asked, |asked| &asked.id, |asked, finished| self.engine.score(asked, finished)).into_iter();
         let mut judge = |record: &Record| {
             if record.answers.is_empty() {
-                let reason = "there is no answer to score: give `answers`, a pair, or an assistant's last turn".to_owned();
+                let reason =
+                    "there is no answer to score: give `answers`, a pair, or an assistant's last turn".to_owned();
                 return Err(EngineError::Unsupported { request: record.place.to_string(), reason });
             }
             // All of the record's are taken, whatever becomes of the first.

@@ -16,7 +16,13 @@ pub(super) fn generate(engine: &LocalEngine, requests: &[Request], finished: &mu
     let mut jobs = Vec::new();
     for (index, request) in requests.iter().enumerate() {
         let model = request.model.clone().unwrap_or_else(|| engine.name.clone());
-        let open = Choice { text: String::new(), tokens: Vec::new(), score: None, tool_calls: Vec::new(), finish: Finish::Stop };
+        let open = Choice {
+            text: String::new(),
+            tokens: Vec::new(),
+            score: None,
+            tool_calls: Vec::new(),
+            finish: Finish::Stop,
+        };
         let answer = Answer { model, choices: vec![open; request.n.max(1)], ..Answer::default() };
         let (sender, over) = (Some(sender.clone()), over.clone());
         let listener = Box::new(Collect { index, id: request.id.clone(), answer, sender, over });

@@ -146,6 +146,10 @@ fn asked(request: &Request) -> Result<Given<Generation>, String> {
     if let Some(reason) = request.misplaced() {
         return Err(reason);
     }
+    if !plain {
+        // Also where the checkpoint asks for more.
+        all = all.set("num_return_sequences", request.n);
+    }
     for (name, value) in request.further() {
         if all.values().contains_key(name) {
             return Err(format!("`{name}` is given twice; leave one of the two out"));
