@@ -33,6 +33,15 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
     sync_parent(path)
 }
 
+/// Gives a file that is whole and synced its name, over whatever has that name.
+///
+/// # Errors
+/// [`CheckpointError::Io`].
+pub fn place_file(from: &Path, to: &Path) -> Result<(), CheckpointError> {
+    rename(from, to)?;
+    sync_parent(to)
+}
+
 /// Whether a folder is committed with a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manifest {

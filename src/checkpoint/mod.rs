@@ -37,7 +37,7 @@ mod shards;
 mod tensors;
 mod writer;
 
-pub use atomic::{DirWriter, Manifest, write_file};
+pub use atomic::{DirWriter, Manifest, place_file, write_file};
 pub use config_json::{Fields, JsonFile, read_json};
 pub use durable::DurableFile;
 pub use error::{CheckpointError, Mismatch, Misshapen};

@@ -162,6 +162,12 @@ pub trait DataKind: Component {
     /// A [`DataError`] that starts with `place`.
     fn parse(&self, row: &Row, place: &Place) -> Result<Sample<Self::Shape>, DataError>;
 
+    /// The row with a made-up answer at its end, where it ends with a question and [`parse`](Self::parse) wants an answer:
+    /// what a model is to answer is read that way. `None` where the row has an answer, and for kinds whose rows need none.
+    fn awaiting(&self, _row: &Row) -> Option<Row> {
+        None
+    }
+
     /// The row that [`parse`](Self::parse) would read this sample from, with which a recipe without data writes the records
     /// that it makes up; `None` for a kind that is never without data.
     fn to_row(&self, _sample: &Sample<Self::Shape>) -> Option<Row> {

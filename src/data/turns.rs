@@ -184,6 +184,18 @@ pub fn show_first(message: &mut Message, images: usize) {
     message.content.splice(0..0, std::iter::repeat_n(Part::Image, images));
 }
 
+/// The row with `answer` behind the turns of its list `field`, where the last of them is not an assistant's; `role` is the
+/// field that says who speaks.
+pub fn awaiting(row: &Row, field: &str, role: &str, assistants: &[&str], answer: serde_json::Value) -> Option<Row> {
+    let last = row.get(field)?.as_array()?.last()?.get(role)?.as_str()?;
+    if assistants.contains(&last) {
+        return None;
+    }
+    let mut longer = row.clone();
+    longer.get_mut(field)?.as_array_mut()?.push(answer);
+    Some(longer)
+}
+
 /// The record of a row: its id, a conversation with its images, and what belongs to it.
 ///
 /// # Errors

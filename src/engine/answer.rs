@@ -22,6 +22,9 @@ pub struct Choice {
     pub text: String,
     /// Its tokens, where their log-probabilities were asked for; with the token that ended it, where one did.
     pub tokens: Vec<Token>,
+    /// What the search thought of it, where it says so: the log-probability of all its tokens in nats, with beams divided by
+    /// the length to the power of the length penalty.
+    pub score: Option<f64>,
     /// The functions that it calls.
     pub tool_calls: Vec<ToolCall>,
     /// Why it ended.

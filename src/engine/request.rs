@@ -1,6 +1,8 @@
 //! What an engine is asked.
 
+use crate::generation::settings::Generation;
 use crate::image::ImageSource;
+use crate::settings::Given;
 use crate::text::Conversation;
 
 /// One prompt and how it is to be answered.
@@ -14,6 +16,14 @@ pub struct Request {
     pub prompt: Prompt,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// What [`Sampling`] has no word for (beams, contrastive search …), under transformers' names. An engine obeys each of
+    /// these settings or refuses the request by the setting's name. It says then all that is said of `do_sample`; a setting
+    /// that [`sampling`](Self::sampling) gives too is refused, and so are those that are fields of a request:
+    /// `num_return_sequences`, `logprobs`, `top_logprobs`, and `best_of`, where a reward model chooses.
+    pub generation: Option<Given<Generation>>,
+    /// What tells its draws from those of other requests with the same seed, such as a record's number; `None` is its place
+    /// among the requests that are asked together.
+    pub key: Option<u64>,
     /// How many answers.
     pub n: usize,
     /// Whether answers come with their tokens' log-probabilities, and with how many of the likeliest alternatives.
@@ -26,8 +36,31 @@ pub struct Request {
 impl Request {
     /// One answer to `prompt`, with the engine's defaults.
     pub fn new(id: impl Into<String>, prompt: Prompt) -> Self {
-        let sampling = Sampling::default();
-        Self { id: id.into(), model: None, prompt, sampling, n: 1, logprobs: None, echo: false }
+        let (sampling, generation, key) = (Sampling::default(), None, None);
+        Self { id: id.into(), model: None, prompt, sampling, generation, key, n: 1, logprobs: None, echo: false }
+    }
+
+    /// Further settings that are given, without those that are left open.
+    pub(crate) fn further(&self) -> impl Iterator<Item = (&str, &serde_json::Value)> {
+        let values = self.generation.iter().flat_map(|given| given.values());
+        values.map(|(name, value)| (name.as_str(), value)).filter(|(_, value)| !value.is_null())
+    }
+
+    /// What is wrong with a further setting that the request has a field of its own for.
+    pub(crate) fn misplaced(&self) -> Option<String> {
+        let field = |name: &str| match name {
+            "num_return_sequences" => Some("`n` of the request says how many answers there are"),
+            "logprobs" | "top_logprobs" => Some("`logprobs` of the request asks for log-probabilities"),
+            "best_of" => Some("whoever has a reward model asks for `n` answers and chooses among them"),
+            _ => None,
+        };
+        self.further().find_map(|(name, _)| Some(format!("`{name}` is no setting of a request: {}", field(name)?)))
+    }
+
+    /// Places that it takes in a batch.
+    pub(crate) fn lanes(&self) -> usize {
+        let beams = self.further().find(|(name, _)| *name == "num_beams").and_then(|(_, beams)| beams.as_u64());
+        self.n.max(beams.unwrap_or(1) as usize).max(1)
     }
 }
 

@@ -178,7 +178,7 @@ fn folders(model: &ModelFolder, adapter: Option<&Path>) -> Vec<PathBuf> {
 ///
 /// # Errors
 /// [`RecipeError::Io`].
-fn weights(folders: &[PathBuf]) -> Result<String, RecipeError> {
+pub(super) fn weights(folders: &[PathBuf]) -> Result<String, RecipeError> {
     const SAY: [&str; 2] = ["config.json", "adapter_config.json"];
     let mut whole = Sha256::new();
     for place in folders {

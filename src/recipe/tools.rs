@@ -1,9 +1,10 @@
-//! Tools that take any checkpoint: `score`, `chat`, `convert` and `merge`; and `combine`, which takes adapters alone.
+//! Tools that take any checkpoint: `score`, `chat`, `convert`, `merge` and `infer_…`; and `combine`, which takes adapters alone.
 
 mod answering;
 mod chat;
 mod combine;
 mod convert;
+mod infer;
 mod merge;
 mod score;
 #[cfg(feature = "serve")]
@@ -15,6 +16,7 @@ pub use answering::{LocalEngine, LocalSettings};
 pub use chat::Chat;
 pub use combine::Combine;
 pub use convert::{Convert, Target};
+pub use infer::{InferChat, InferClassification, InferMultimodal, InferReward};
 pub use merge::Merge;
 pub use score::Score;
 #[cfg(feature = "serve")]

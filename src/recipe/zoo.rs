@@ -6,12 +6,19 @@ use super::tools::Tool;
 use super::{RecipeError, adapter_file};
 use crate::adapters::{Adapter, Ia3, Lora, PTuning, PrefixTuning, PromptTuning};
 use crate::checkpoint::read_json;
+use crate::data::{
+    AlignPreferenceData, AlignPromptsData, AlignSupervisedData, AlpacaData, ChatData, ClassificationData, Dataset,
+    HelpfulnessData, LlavaData, MessagesData, MessagesImagesData, PairsData, PairsMarginData, PlainDpoData,
+    PreferenceData, PreferenceMarginData, PreferenceScoresData, PromptsData, RlhfvData, SafetyData, ShareGptData,
+    StepsData, UnpairedData, UnpairedPreferenceData, VlFeedbackData,
+};
 use crate::models::{LanguageModel, Llama};
+use crate::pipelines::infer::Records;
 use crate::projector::{Mlp, NoProjector, Projector};
 use crate::vision::{Clip, NoVision, VisionEncoder};
 use crate::vlm::Layout;
 use burn::tensor::Device;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Runs `tool` on the types that the folder's `config.json` names.
 ///
@@ -62,6 +69,52 @@ pub fn with_adapter<M: LanguageModel, V: VisionEncoder, P: Projector>(
         Some("PROMPT_TUNING") => put::<M, PromptTuning, V, P>(loaded, dir, device),
         Some("P_TUNING") => put::<M, PTuning, V, P>(loaded, dir, device),
         _ => put::<M, Lora, V, P>(loaded, dir, device),
+    }
+}
+
+/// Opens data files of the kind that `format` names.
+///
+/// # Errors
+/// [`RecipeError::Usage`] for an unknown name, else [`RecipeError::Data`].
+pub(super) fn records(format: &str, files: &[PathBuf], images: &[PathBuf]) -> Result<Box<dyn Records>, RecipeError> {
+    macro_rules! kinds {
+        ($($name:literal: $kind:ty,)*) => {
+            match format {
+                $($name => Ok(Box::new(Dataset::open(<$kind>::default(), files, images)?)),)*
+                other => {
+                    let names = [$($name),*];
+                    let hint = crate::settings::hint(other, names.iter().copied());
+                    let text = format!("--format {other}: there is no such format{hint}; there are {}", names.join(", "));
+                    Err(RecipeError::Usage(text))
+                }
+            }
+        };
+    }
+    kinds! {
+        "chat": ChatData,
+        "llava": LlavaData,
+        "messages": MessagesData,
+        "messages_images": MessagesImagesData,
+        "share_gpt": ShareGptData,
+        "alpaca": AlpacaData,
+        "prompts": PromptsData,
+        "pairs": PairsData,
+        "pairs_margin": PairsMarginData,
+        "preference": PreferenceData,
+        "preference_margin": PreferenceMarginData,
+        "preference_scores": PreferenceScoresData,
+        "unpaired": UnpairedData,
+        "unpaired_preference": UnpairedPreferenceData,
+        "classification": ClassificationData,
+        "steps": StepsData,
+        "helpfulness": HelpfulnessData,
+        "safety": SafetyData,
+        "plain_dpo": PlainDpoData,
+        "rlhf_v": RlhfvData,
+        "vl_feedback": VlFeedbackData,
+        "align_supervised": AlignSupervisedData,
+        "align_preference": AlignPreferenceData,
+        "align_prompts": AlignPromptsData,
     }
 }
 

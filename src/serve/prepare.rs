@@ -125,6 +125,8 @@ impl Rules<'_> {
             model: Some(form.model.clone()),
             prompt,
             sampling,
+            generation: None,
+            key: None,
             n: form.choices,
             logprobs: form.logprobs,
             echo: form.echo,

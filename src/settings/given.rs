@@ -71,6 +71,24 @@ impl<C: Component> Given<C> {
         given
     }
 
+    /// Gives one parameter as it is typed after `--set NAME=`.
+    ///
+    /// # Errors
+    /// A parameter that `C` does not have, or a value that it does not take.
+    pub fn set_text(self, name: &str, text: &str) -> Result<Self, SettingError> {
+        let origin = format!("--set {name}={text}");
+        let parameter = super::resolve::lookup(C::NAME, C::PARAMETERS, name, name, &origin)?;
+        match parameter.kind.parse(text) {
+            Some(value) => Ok(self.set(name, value)),
+            None => Err(SettingError::Refused {
+                key: name.to_owned(),
+                value: if text.is_empty() { "nothing".to_owned() } else { format!("`{text}`") },
+                allowed: parameter.kind.to_string(),
+                origin,
+            }),
+        }
+    }
+
     /// Fills in the defaults and checks every value.
     ///
     /// # Errors

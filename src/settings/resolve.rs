@@ -224,7 +224,7 @@ pub(super) fn admit(
     })
 }
 
-fn lookup<'t>(
+pub(super) fn lookup<'t>(
     component: &str,
     table: &'t [Parameter],
     key: &str,

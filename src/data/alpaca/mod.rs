@@ -32,6 +32,15 @@ impl DataKind for AlpacaData {
         self.common()
     }
 
+    fn awaiting(&self, row: &Row) -> Option<Row> {
+        if row.get(OUTPUT).is_some_and(|output| !output.is_null() && output.as_str() != Some("")) {
+            return None;
+        }
+        let mut longer = row.clone();
+        longer.insert(OUTPUT.into(), "-".into());
+        Some(longer)
+    }
+
     fn parse(&self, row: &Row, place: &Place) -> Result<Sample, DataError> {
         let optional = |key: &'static str| row::optional_text(row, key, || key.to_owned(), place);
         let mut turns: Vec<Message> = Vec::new();

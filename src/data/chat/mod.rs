@@ -2,9 +2,10 @@
 
 use super::message::{self, Messages};
 use super::row::Row;
-use super::turns::{gather, sample};
+use super::turns::{self, gather, sample};
 use super::{DataError, DataKind, Images, Place, Reading, Sample};
 use crate::example::Supervised;
+use serde_json::json;
 
 const TURNS: &str = "messages";
 
@@ -39,6 +40,10 @@ impl DataKind for ChatData {
 
     fn reading(&self) -> Reading {
         self.common()
+    }
+
+    fn awaiting(&self, row: &Row) -> Option<Row> {
+        turns::awaiting(row, TURNS, "role", &["bot", "assistant"], json!({"role": "bot", "content": "-"}))
     }
 
     fn to_row(&self, sample: &Sample) -> Option<Row> {

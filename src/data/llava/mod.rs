@@ -32,6 +32,10 @@ impl DataKind for LlavaData {
         self.common()
     }
 
+    fn awaiting(&self, row: &Row) -> Option<Row> {
+        turns::awaiting(row, TURNS, "from", &["gpt", "assistant"], json!({"from": "gpt", "value": "-"}))
+    }
+
     fn to_row(&self, sample: &Sample) -> Option<Row> {
         let turn = |message: &Message| {
             let from = match message.role {

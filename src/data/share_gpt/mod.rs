@@ -2,12 +2,14 @@
 
 use super::message;
 use super::row::{self, Row};
-use super::turns::{gather, sample};
+use super::turns::{self, gather, sample};
 use super::{DataError, DataKind, Place, Reading, Sample, TextOnly};
 use crate::example::Supervised;
 use crate::text::{Message, Role};
+use serde_json::json;
 
 const TURNS: &str = "conversations";
+const ASSISTANTS: [&str; 6] = ["gpt", "chatgpt", "bing", "bard", "assistant", "model"];
 const ROLES: &str = "\"human\" or \"user\", \"gpt\", \"chatgpt\", \"bing\", \"bard\", \"assistant\" or \"model\", \"system\", \
     \"function_call\", and \"tool\", \"observation\" or \"function_response\"";
 
@@ -35,6 +37,11 @@ impl DataKind for ShareGptData {
         self.common()
     }
 
+    fn awaiting(&self, row: &Row) -> Option<Row> {
+        let assistants = [&ASSISTANTS[..], &["function_call"]].concat();
+        turns::awaiting(row, TURNS, "from", &assistants, json!({"from": "gpt", "value": "-"}))
+    }
+
     fn parse(&self, row: &Row, place: &Place) -> Result<Sample, DataError> {
         let turns = row::objects(row, TURNS, place)?
             .into_iter()
@@ -58,7 +65,7 @@ fn turn_of(turn: &Row, i: usize, place: &Place) -> Result<Message, DataError> {
     let value = row::string(turn, "value", || path.clone(), place)?;
     let role = match from {
         "human" | "user" => Role::User,
-        "gpt" | "chatgpt" | "bing" | "bard" | "assistant" | "model" => Role::Assistant,
+        from if ASSISTANTS.contains(&from) => Role::Assistant,
         "system" => Role::System,
         "tool" | "observation" | "function_response" => Role::Tool,
         "function_call" => return Ok(Message::calls(message::written_calls(value, &path, place)?)),

@@ -2,7 +2,7 @@
 
 use super::message::{self, Messages};
 use super::row::Row;
-use super::turns::{gather, sample};
+use super::turns::{self, gather, sample};
 use super::{DataError, DataKind, Images, Place, Reading, Sample, TextOnly};
 use crate::example::Supervised;
 use crate::text::Message;
@@ -64,6 +64,10 @@ impl DataKind for MessagesData {
         self.common()
     }
 
+    fn awaiting(&self, row: &Row) -> Option<Row> {
+        awaiting(row)
+    }
+
     fn to_row(&self, sample: &Sample) -> Option<Row> {
         let message = |m: &Message| json!({"role": m.role.as_str(), "content": m.words()});
         let mut row = Row::new();
@@ -87,9 +91,17 @@ impl DataKind for MessagesImagesData {
         self.common()
     }
 
+    fn awaiting(&self, row: &Row) -> Option<Row> {
+        awaiting(row)
+    }
+
     fn parse(&self, row: &Row, place: &Place) -> Result<Sample, DataError> {
         parse(Messages::hugging_face(row, place)?, row, place)
     }
+}
+
+fn awaiting(row: &Row) -> Option<Row> {
+    turns::awaiting(row, TURNS, "role", &["assistant"], json!({"role": "assistant", "content": "-"}))
 }
 
 fn parse(mut reader: Messages<'_>, row: &Row, place: &Place) -> Result<Sample, DataError> {

@@ -4,6 +4,7 @@ mod client;
 mod read;
 mod retry;
 mod settings;
+mod settings_sent;
 mod stream;
 mod write;
 
@@ -19,7 +20,9 @@ use super::{Answer, Engine, EngineError, Finished, ModelInfo, Request, ScoreRequ
 /// Any server with OpenAI's interface.
 ///
 /// A request's `model` is sent as it is, so an adapter is chosen by the name that the server knows it by; without one, the
-/// first model that the server lists is asked for. Failed connections, answers that are cut off, and the statuses 408, 429
+/// first model that the server lists is asked for. Of further settings those go out that OpenAI's interface or vLLM's has a
+/// field for, and a key is mixed into the seed, so that equal prompts of one seed are drawn apart; `eos_token_id` is sent
+/// as `stop_token_ids` with `ignore_eos`, and `do_sample: false` as a temperature of 0. Failed connections, answers that are cut off, and the statuses 408, 429
 /// and 5xx are tried again, as [`Retries`] says; everything else is final.
 #[derive(Debug)]
 pub struct HttpEngine {
@@ -39,6 +42,14 @@ impl HttpEngine {
             return Err(EngineError::Setting { setting, value: "0".into(), expected: "at least 1".into() });
         }
         Ok(Self { client: Arc::new(Client::new(settings)?), concurrency })
+    }
+
+    /// Whether the request can be sent at all; nothing is sent.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] with what OpenAI's interface has no field for, [`EngineError::Image`].
+    pub fn accepts(&self, request: &Request) -> Result<(), EngineError> {
+        write::generation(request, false).map(drop)
     }
 
     /// The requests with a model each: where one names none, the first that the server lists. Where that cannot be had, every

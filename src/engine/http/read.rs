@@ -20,6 +20,7 @@ pub(super) fn chat(request: &Request, answer: ChatAnswer) -> Result<Answer, Stri
         Choice {
             text: choice.message.content.unwrap_or_default(),
             tokens: chat_tokens(request, tokens),
+            score: None,
             tool_calls: calls.into_iter().map(tool_call).collect(),
             finish: choice.finish_reason.as_deref().map_or(Finish::Stop, Finish::from_word),
         }
@@ -60,7 +61,7 @@ pub(super) fn completion(request: &Request, answer: Completion) -> Result<Answer
             prompt.iter_mut().for_each(|token| (token.logprob, token.top) = (None, Vec::new()));
         }
         let finish = choice.finish_reason.as_deref().map_or(Finish::Stop, Finish::from_word);
-        choices.push(Choice { text, tokens, tool_calls: Vec::new(), finish });
+        choices.push(Choice { text, tokens, score: None, tool_calls: Vec::new(), finish });
     }
     Ok(Answer { model: answer.model, choices, prompt, usage: used })
 }

@@ -5,10 +5,10 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::super::{EngineError, ImageSource, Prompt, Request, Sampling, ScoreRequest};
+use super::super::{EngineError, ImageSource, Prompt, Request, ScoreRequest};
 use crate::openai::{
-    ChatMessage, ChatRequest, CompletionRequest, Content, ContentPart, FunctionCall, ImageUrl, Input, SamplingFields,
-    ScoreInput, StreamOptions, WireToolCall,
+    ChatMessage, ChatRequest, CompletionRequest, Content, ContentPart, FunctionCall, ImageUrl, Input, ScoreInput,
+    StreamOptions, WireToolCall,
 };
 use crate::text::{Message, Part, ToolCall};
 
@@ -22,7 +22,7 @@ pub(super) const CLASSIFY: &str = "/classify";
 /// Path and body of a request.
 pub(super) fn generation(request: &Request, stream: bool) -> Result<(&'static str, Vec<u8>), EngineError> {
     let model = request.model.clone().unwrap_or_default();
-    let sampling = sampling(&request.sampling, request.n);
+    let sampling = super::settings_sent::sampling(request)?;
     let stream_options = stream.then_some(StreamOptions { include_usage: true });
     let prompt = match &request.prompt {
         Prompt::Chat { conversation, images } => {
@@ -89,31 +89,6 @@ pub(super) fn classify(request: &ScoreRequest) -> Result<(&'static str, Vec<u8>)
 
 fn json(request: &str, body: &impl serde::Serialize) -> Result<Vec<u8>, EngineError> {
     serde_json::to_vec(body).map_err(|error| unsupported(request, &error.to_string()))
-}
-
-fn sampling(sampling: &Sampling, n: usize) -> SamplingFields {
-    SamplingFields {
-        n: (n != 1).then_some(n as u32),
-        temperature: sampling.temperature,
-        top_p: sampling.top_p,
-        max_tokens: sampling.max_new_tokens,
-        stop: sampling.stop.clone(),
-        // The same 64 bits.
-        seed: sampling.seed.map(|seed| seed as i64),
-        presence_penalty: sampling.presence_penalty,
-        frequency_penalty: sampling.frequency_penalty,
-        // Servers differ in what 0 means; all take -1 for every candidate.
-        top_k: sampling.top_k.map(|k| if k == 0 { -1 } else { k.into() }),
-        min_p: sampling.min_p,
-        typical_p: sampling.typical_p,
-        repetition_penalty: sampling.repetition_penalty,
-        no_repeat_ngram_size: sampling.no_repeat_ngram_size,
-        min_tokens: sampling.min_new_tokens,
-        stop_token_ids: sampling.stop_ids.clone(),
-        bad_words: sampling.bad_words.clone(),
-        allowed_token_ids: sampling.allowed_tokens.clone(),
-        ignore_eos: sampling.ignore_eos.then_some(true),
-    }
 }
 
 fn messages(request: &str, messages: &[Message], images: &[ImageSource]) -> Result<Vec<ChatMessage>, EngineError> {
@@ -194,6 +169,6 @@ fn media_type(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-fn unsupported(request: &str, reason: &str) -> EngineError {
+pub(super) fn unsupported(request: &str, reason: &str) -> EngineError {
     EngineError::Unsupported { request: request.to_owned(), reason: reason.to_owned() }
 }

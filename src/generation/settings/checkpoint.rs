@@ -1,7 +1,7 @@
 //! What a checkpoint's `generation_config.json` says of generation.
 
 use super::{BiasedIds, Generation, TokenIds};
-use crate::settings::{Component, Given, Kind, SettingError, Shape};
+use crate::settings::{Component, Given, Kind, Parameter, SettingError, Shape};
 use serde_json::{Map, Value};
 
 /// Settings of a `generation_config.json`, under the names of [`Generation`].
@@ -37,29 +37,12 @@ impl CheckpointDefaults {
     /// [`SettingError::Rule`]: text that is no JSON object, a value of a wrong type or out of range, and a parameter
     /// that would change what is generated and that this library does not have.
     pub fn parse(text: &str, file: &str) -> Result<Self, SettingError> {
-        let json: Value = serde_json::from_str(text)
-            .map_err(|error| SettingError::rule(format!("{file} is no JSON ({error}); repair it or take it away")))?;
-        let Value::Object(config) = json else {
-            return Err(SettingError::rule(format!("{file} holds no object; repair it or take it away")));
-        };
-        for (name, neutral) in UNSUPPORTED {
-            let value = config.get(*name).unwrap_or(&Value::Null);
-            if !value.is_null() && !neutral.contains(&value.to_string().as_str()) {
-                return Err(SettingError::rule(format!(
-                    "{file}: `{name}` is {value}, which changes what is generated and is not supported; take it out \
-                     of the file"
-                )));
-            }
-        }
+        let config = object(text, file)?;
         let mut values = Map::new();
         for parameter in Generation::PARAMETERS.iter().filter(|parameter| !OURS.contains(&parameter.name)) {
             let Some(value) = config.get(parameter.name).filter(|value| !value.is_null()) else { continue };
-            let value = convert(parameter.name, parameter.kind, value).ok_or_else(|| {
-                SettingError::rule(format!(
-                    "{file}: `{}` is {value}, but takes {}; repair the file",
-                    parameter.name, parameter.kind
-                ))
-            })?;
+            let value = convert(parameter.name, parameter.kind, value);
+            let value = value.ok_or_else(|| refused(file, parameter, &config[parameter.name]))?;
             values.insert(parameter.name.to_owned(), value);
         }
         // Seen in the wild where others leave it out; contrastive search is asked for by a penalty.
@@ -102,6 +85,77 @@ impl CheckpointDefaults {
         let lists = self.values.get("eos_token_id").cloned().unwrap_or_default();
         serde_json::from_value::<Vec<TokenIds>>(lists).map(|lists| TokenIds::all(&lists)).unwrap_or_default()
     }
+}
+
+impl Generation {
+    /// What somebody's file of settings gives, in the form of a `generation_config.json`; names of this library that
+    /// transformers does not have are allowed as well.
+    ///
+    /// # Errors
+    /// As [`CheckpointDefaults::parse`], and a name that says nothing here: whoever writes a file wants it obeyed.
+    pub fn given_in(text: &str, file: &str) -> Result<Given<Self>, SettingError> {
+        let mut given = Given::new();
+        for (name, value) in &object(text, file)? {
+            if value.is_null() || SILENT.contains(&name.as_str()) || UNSUPPORTED.iter().any(|(known, _)| known == name)
+            {
+                continue;
+            }
+            let Some(parameter) = Self::PARAMETERS.iter().find(|parameter| parameter.name == name) else {
+                let hint = crate::settings::hint(name, Self::PARAMETERS.iter().map(|parameter| parameter.name));
+                let text = format!("{file}: there is no setting `{name}`{hint}; take it out of the file");
+                return Err(SettingError::rule(text));
+            };
+            let converted = match parameter.kind.shape {
+                Shape::List if value.as_array().is_some_and(|list| list.iter().all(Value::is_string)) => {
+                    Some(value.clone())
+                }
+                _ => convert(name, parameter.kind, value),
+            };
+            given = given.set(name, converted.ok_or_else(|| refused(file, parameter, value))?);
+        }
+        Ok(given)
+    }
+}
+
+/// What a `generation_config.json` says besides, and what changes nothing of an answer.
+const SILENT: &[&str] = &[
+    "_from_model_config",
+    "transformers_version",
+    "bos_token_id",
+    "pad_token_id",
+    "decoder_start_token_id",
+    "use_cache",
+    "cache_implementation",
+    "cache_config",
+    "output_attentions",
+    "output_hidden_states",
+    "output_logits",
+    "output_scores",
+    "return_dict_in_generate",
+];
+
+/// The file's object, once it is known to ask for nothing that cannot be done.
+fn object(text: &str, file: &str) -> Result<Map<String, Value>, SettingError> {
+    let json: Value = serde_json::from_str(text)
+        .map_err(|error| SettingError::rule(format!("{file} is no JSON ({error}); repair it or take it away")))?;
+    let Value::Object(config) = json else {
+        return Err(SettingError::rule(format!("{file} holds no object; repair it or take it away")));
+    };
+    for (name, neutral) in UNSUPPORTED {
+        let value = config.get(*name).unwrap_or(&Value::Null);
+        if !value.is_null() && !neutral.contains(&value.to_string().as_str()) {
+            return Err(SettingError::rule(format!(
+                "{file}: `{name}` is {value}, which changes what is generated and is not supported; take it out \
+                 of the file"
+            )));
+        }
+    }
+    Ok(config)
+}
+
+fn refused(file: &str, parameter: &Parameter, value: &Value) -> SettingError {
+    let (name, kind) = (parameter.name, parameter.kind);
+    SettingError::rule(format!("{file}: `{name}` is {value}, but takes {kind}; repair the file"))
 }
 
 /// Parameters of [`Generation`] that transformers has under no name, or with another meaning.

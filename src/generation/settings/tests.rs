@@ -252,3 +252,19 @@ fn filters_leave_room_for_beams_to_go_on() {
     let decoding = given.build().unwrap().resolve(&Words).unwrap();
     assert_eq!(format!("{:?}", decoding.filters[0]), "TopK { k: 1, keep: 3 }");
 }
+
+#[test]
+fn a_file_of_settings_is_obeyed_or_refused() {
+    let given = |json: &str| Generation::given_in(json, "mine.json").map_err(|error| error.to_string());
+    let json = r#"{"do_sample": true, "temperature": 1, "eos_token_id": [2, 5], "best_of": 4, "bad_words": ["no"],
+        "early_stopping": null, "transformers_version": "4.1", "use_cache": true, "guidance_scale": 1.0}"#;
+    let settings = given(json).unwrap().build().unwrap();
+    assert_eq!((settings.temperature, settings.best_of), (1.0, Some(4)));
+    assert_eq!((TokenIds::all(&settings.eos_token_id), settings.bad_words), (vec![2, 5], vec!["no".to_owned()]));
+    assert_eq!(given(r#"{"early_stopping": true, "num_beams": 2}"#).unwrap().build().unwrap().num_beams, 2);
+    let error = given(r#"{"temprature": 0.5}"#).unwrap_err();
+    assert!(error.contains("mine.json: there is no setting `temprature` (did you mean `temperature`?)"), "{error}");
+    assert!(given(r#"{"top_p": 2}"#).unwrap_err().contains("mine.json: `top_p` is 2, but takes"));
+    assert!(given(r#"{"guidance_scale": 2.0}"#).unwrap_err().contains("not supported"));
+    assert!(given("[]").unwrap_err().contains("holds no object"));
+}

@@ -72,3 +72,35 @@ fn every_kind_has_a_row_and_knows_its_fields() {
     check::<AlignPromptsData>(&rows, seen);
     assert_eq!(*seen, rows.len(), "rows of kinds that are not listed here");
 }
+
+#[test]
+fn a_row_that_ends_with_a_question_is_given_an_answer_to_be_read() {
+    use crate::data::{AlpacaData, ChatData, DataKind, LlavaData, MessagesImagesData, Place, Row, ShareGptData};
+    fn check<K: DataKind>(kind: K, question: serde_json::Value, answered: serde_json::Value) {
+        let row = |value: serde_json::Value| -> Row { value.as_object().unwrap().clone() };
+        let place = Place::new(std::path::Path::new("rows.jsonl"), 1);
+        assert!(kind.parse(&row(question.clone()), &place).is_err(), "{question}");
+        let longer = kind.awaiting(&row(question)).unwrap();
+        let sample = kind.parse(&longer, &place).unwrap();
+        let roles: Vec<_> = sample.conversation.messages.iter().map(|message| message.role.as_str()).collect();
+        assert_eq!(roles, ["user", "assistant"]);
+        assert!(kind.awaiting(&row(answered)).is_none());
+    }
+    use serde_json::json;
+    let hugging_face = |more: &str| {
+        let mut turns = vec![json!({"role": "user", "content": "Why?"})];
+        turns.extend((!more.is_empty()).then(|| json!({"role": more, "content": "Because."})));
+        json!({"messages": turns})
+    };
+    let shared = |more: &str| {
+        let mut turns = vec![json!({"from": "human", "value": "Why?"})];
+        turns.extend((!more.is_empty()).then(|| json!({"from": more, "value": "Because."})));
+        json!({"conversations": turns})
+    };
+    check(ChatData::default(), hugging_face(""), hugging_face("bot"));
+    check(MessagesImagesData::default(), hugging_face(""), hugging_face("assistant"));
+    check(LlavaData::default(), shared(""), shared("gpt"));
+    check(ShareGptData::default(), shared(""), shared("model"));
+    let alpaca = |output: serde_json::Value| json!({"instruction": "Why?", "output": output});
+    check(AlpacaData::default(), alpaca(json!("")), alpaca(json!("Because.")));
+}

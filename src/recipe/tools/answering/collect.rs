@@ -1,9 +1,11 @@
 //! Whole answers, of what is heard.
 
+use super::prompts::tokens_of;
 use super::reading::{Read, Reader, Reading, Wanted};
 use super::{Failure, Job, Listener, LocalEngine, Work};
 use crate::engine::{Answer, Choice, EngineError, Finish, Finished, Prompt, Request, ScoreRequest, Token, Usage};
-use crate::text::{Message, ToolText};
+use crate::generation::sequence::Sequence;
+use crate::text::{Message, Tokenizer, ToolText};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -12,15 +14,25 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 pub(super) fn generate(engine: &LocalEngine, requests: &[Request], finished: &mut Finished<'_, Answer>) {
     let (sender, receiver) = channel();
     let over = Arc::new(AtomicBool::new(false));
+    let mut jobs = Vec::new();
     for (index, request) in requests.iter().enumerate() {
         let model = request.model.clone().unwrap_or_else(|| engine.name.clone());
-        let open = Choice { text: String::new(), tokens: Vec::new(), tool_calls: Vec::new(), finish: Finish::Stop };
+        let open = Choice {
+            text: String::new(),
+            tokens: Vec::new(),
+            score: None,
+            tool_calls: Vec::new(),
+            finish: Finish::Stop,
+        };
         let answer = Answer { model, choices: vec![open; request.n.max(1)], ..Answer::default() };
         let (sender, over) = (Some(sender.clone()), over.clone());
         let tools = tool_names(&request.prompt);
         let listener = Box::new(Collect { index, id: request.id.clone(), answer, tools, sender, over });
-        engine.send(Work::Write(Job { request: request.clone(), key: index as u64, listener }));
+        let key = request.key.unwrap_or(index as u64);
+        jobs.push(Work::Write(Job { request: request.clone(), key, listener }));
     }
+    // At once, so that it is the requests that decide what is computed together, and not the time at which each arrives.
+    engine.send(jobs);
     drop(sender);
     hand_over(receiver, &over, finished);
 }
@@ -37,11 +49,13 @@ pub(super) fn read<T: Send + 'static>(
     let over = Arc::new(AtomicBool::new(false));
     let mut order: Vec<usize> = (0..requests.len()).collect();
     order.sort_by_key(|&index| length(&requests[index].prompt));
+    let mut works = Vec::new();
     for index in order {
         let ScoreRequest { id, model, prompt } = requests[index].clone();
         let reader = Box::new(One { index, id, take, sender: Some(sender.clone()), over: over.clone() });
-        engine.send(Work::Read(Reading { model, prompt, wanted, reader }));
+        works.push(Work::Read(Reading { model, prompt, wanted, reader }));
     }
+    engine.send(works);
     drop(sender);
     hand_over(receiver, &over, finished);
 }
@@ -167,6 +181,15 @@ impl Listener for Collect {
     fn finished(&mut self, choice: usize, finish: Finish) {
         if let Some(choice) = self.answer.choices.get_mut(choice) {
             choice.finish = finish;
+        }
+    }
+
+    fn whole(&mut self, choice: usize, sequence: &Sequence, tokenizer: &Tokenizer) {
+        let Some(choice) = self.answer.choices.get_mut(choice) else { return };
+        choice.score = sequence.score;
+        // Beams are told as a whole, and so are their tokens.
+        if choice.tokens.is_empty() {
+            choice.tokens = sequence.logprobs.iter().map(|logprob| tokens_of(tokenizer, logprob)).collect();
         }
     }
 

@@ -15,12 +15,14 @@ pub use served::LocalBackend;
 use super::{Common, Ready, Tool, Weights, is_adapter, ready};
 use crate::checkpoint::{CheckpointError, read_json};
 use crate::engine::{Answer, Engine, EngineError, Finish, Finished, ModelInfo, Request, ScoreRequest, Token, Usage};
+use crate::generation::sequence::Sequence;
 use crate::image::ImageProcessor;
 use crate::models::{CausalLm, LanguageModel};
 use crate::projector::Projector;
 use crate::recipe::folder::ModelFolder;
 use crate::recipe::parts::PROJECTOR_FILES;
 use crate::recipe::{RecipeError, head, zoo};
+use crate::text::Tokenizer;
 use crate::vision::VisionEncoder;
 use crate::vlm::is_original;
 use reading::{Reading, Wanted};
@@ -48,7 +50,7 @@ pub struct LocalSettings {
 pub struct LocalEngine {
     name: String,
     models: Vec<ModelInfo>,
-    jobs: Option<Sender<Work>>,
+    jobs: Option<Sender<Vec<Work>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -62,6 +64,9 @@ pub(super) trait Listener: Send {
 
     /// An answer has ended.
     fn finished(&mut self, choice: usize, finish: Finish);
+
+    /// An answer as the search leaves it, when all have ended.
+    fn whole(&mut self, _choice: usize, _sequence: &Sequence, _tokenizer: &Tokenizer) {}
 
     /// All answers have ended.
     fn done(self: Box<Self>, usage: Usage);
@@ -147,9 +152,9 @@ impl LocalEngine {
         }
     }
 
-    fn send(&self, work: Work) {
-        // Where the thread is gone, the listener is dropped with the work, and whoever waits is told.
-        let _ = self.jobs.as_ref().map(|jobs| jobs.send(work));
+    fn send(&self, work: Vec<Work>) {
+        // Where the thread is gone, the listeners are dropped with the work, and whoever waits is told.
+        let _ = self.jobs.as_ref().map(|sender| sender.send(work));
     }
 }
 

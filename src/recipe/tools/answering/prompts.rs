@@ -143,9 +143,14 @@ fn decoding<M: LanguageModel, V: VisionEncoder, P: Projector>(
     room: Option<usize>,
 ) -> Result<Decoding, Failure> {
     let invalid = |error: crate::settings::SettingError| Failure::Invalid(error.to_string());
-    let given = given(&request.sampling, request.n, request.logprobs);
+    let given = asked(request).map_err(Failure::Invalid)?;
     let mut settings: Generation = served.defaults.under(&given).map_err(invalid)?;
-    let mut ends: Vec<u32> = if request.sampling.ignore_eos { Vec::new() } else { served.ends.clone() };
+    let own_ends = TokenIds::all(&settings.eos_token_id);
+    let mut ends: Vec<u32> = match request.sampling.ignore_eos {
+        true => Vec::new(),
+        false if given.values().contains_key("eos_token_id") && !own_ends.is_empty() => own_ends,
+        false => served.ends.clone(),
+    };
     ends.extend(&request.sampling.stop_ids);
     settings.eos_token_id = if ends.is_empty() { Vec::new() } else { vec![TokenIds(ends)] };
     let mut decoding = settings.resolve(&served.ready.encoder.tokenizer).map_err(invalid)?;
@@ -155,8 +160,28 @@ fn decoding<M: LanguageModel, V: VisionEncoder, P: Projector>(
     Ok(decoding)
 }
 
-/// What the request says of generation, and no more.
-fn given(sampling: &Sampling, n: usize, logprobs: Option<usize>) -> Given<Generation> {
+/// All that the request says of generation, and no more.
+fn asked(request: &Request) -> Result<Given<Generation>, String> {
+    let plain = request.generation.is_none();
+    let mut all = given(&request.sampling, request.n, request.logprobs, plain);
+    if let Some(reason) = request.misplaced() {
+        return Err(reason);
+    }
+    if !plain {
+        // Also where the checkpoint asks for more.
+        all = all.set("num_return_sequences", request.n);
+    }
+    for (name, value) in request.further() {
+        if all.values().contains_key(name) {
+            return Err(format!("`{name}` is given twice; leave one of the two out"));
+        }
+        all = all.set(name, value);
+    }
+    Ok(all)
+}
+
+/// What the request's sampling says; `plain` where there is nothing else that could say whether tokens are drawn.
+fn given(sampling: &Sampling, n: usize, logprobs: Option<usize>, plain: bool) -> Given<Generation> {
     let mut given = Given::<Generation>::new();
     macro_rules! set {
         ($($name:literal: $value:expr),* $(,)?) => {
@@ -168,7 +193,7 @@ fn given(sampling: &Sampling, n: usize, logprobs: Option<usize>) -> Given<Genera
         // OpenAI's word for the likeliest token.
         Some(0.0) => Some(false),
         Some(_) => Some(true),
-        None if draws || sampling.top_k.is_some() || n > 1 => Some(true),
+        None if plain && (draws || sampling.top_k.is_some() || n > 1) => Some(true),
         None => None,
     };
     let drawn = sampled != Some(false);

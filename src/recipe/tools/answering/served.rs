@@ -30,7 +30,7 @@ impl Backend for LocalBackend {
             request.sampling.seed = Some(rand::random::<u64>() >> 1);
         }
         // One key for all: the same seed gives the same answer.
-        self.engine.send(Work::Write(Job { request, key: 0, listener: Box::new(Streamed(events)) }));
+        self.engine.send(vec![Work::Write(Job { request, key: 0, listener: Box::new(Streamed(events)) })]);
         Ok(())
     }
 
@@ -68,7 +68,7 @@ impl LocalBackend {
         take: fn(Read) -> T,
     ) {
         let reader = Box::new(Answered { reply, take });
-        self.engine.send(Work::Read(Reading { model, prompt, wanted, reader }));
+        self.engine.send(vec![Work::Read(Reading { model, prompt, wanted, reader })]);
     }
 }
 

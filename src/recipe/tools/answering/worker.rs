@@ -18,7 +18,7 @@ use crate::recipe::opened::has_vision;
 use crate::recipe::tools::{Ready, end_tokens, pad_id};
 use crate::text::{Tokenizer, ToolText};
 use crate::vision::VisionEncoder;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -92,13 +92,14 @@ struct Open {
 /// Answers until nobody can ask any more.
 pub(super) fn work<M: LanguageModel, V: VisionEncoder, P: Projector>(
     served: &[Served<M, V, P>],
-    jobs: &Receiver<Work>,
+    jobs: &Receiver<Vec<Work>>,
     lanes: usize,
 ) {
     let mut running: Vec<Running<'_, M, V, P>> = served.iter().map(Running::new).collect();
+    let mut waiting = VecDeque::new();
     loop {
         let busy = running.iter().map(|one| one.batch.lanes()).sum();
-        let Some(new) = next(served, jobs, lanes.max(1), busy) else { return };
+        let Some(new) = next(served, jobs, &mut waiting, lanes.max(1), busy) else { return };
         for (one, new) in running.iter_mut().zip(new) {
             read(one.served, new.readings);
             one.admit(new.jobs);
@@ -118,19 +119,23 @@ struct New {
 /// any more.
 fn next<M: LanguageModel, V: VisionEncoder, P: Projector>(
     served: &[Served<M, V, P>],
-    jobs: &Receiver<Work>,
+    jobs: &Receiver<Vec<Work>>,
+    waiting: &mut VecDeque<Work>,
     lanes: usize,
     mut busy: usize,
 ) -> Option<Vec<New>> {
     let mut new: Vec<New> = served.iter().map(|_| New::default()).collect();
     let mut readings = 0;
     while busy < lanes && readings < WINDOW {
-        let work = match busy + readings {
-            0 => jobs.recv().ok()?,
-            _ => match jobs.try_recv() {
-                Ok(work) => work,
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-            },
+        let Some(work) = waiting.pop_front() else {
+            match busy + readings {
+                0 => waiting.extend(jobs.recv().ok()?),
+                _ => match jobs.try_recv() {
+                    Ok(more) => waiting.extend(more),
+                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+                },
+            }
+            continue;
         };
         if work.is_cancelled() {
             continue;
@@ -149,7 +154,7 @@ fn next<M: LanguageModel, V: VisionEncoder, P: Projector>(
         };
         match work {
             Work::Write(job) => {
-                busy += job.request.n.max(1);
+                busy += job.request.lanes();
                 new[place].jobs.push(job);
             }
             Work::Read(reading) => {
@@ -218,9 +223,12 @@ impl<'a, M: LanguageModel, V: VisionEncoder, P: Projector> Running<'a, M, V, P> 
     /// Tells what has ended.
     fn after(&mut self, result: Result<(), String>) {
         for (row, result) in self.batch.take_done() {
-            let Some(Open { listener, prompt_tokens }) = self.open.remove(&row) else { continue };
+            let Some(Open { mut listener, prompt_tokens }) = self.open.remove(&row) else { continue };
             match result {
                 Ok(sequences) => {
+                    for (choice, sequence) in sequences.iter().enumerate() {
+                        listener.whole(choice, sequence, &self.served.ready.encoder.tokenizer);
+                    }
                     let completion_tokens = sequences.iter().map(|sequence| sequence.ids.len() as u64).sum();
                     listener.done(Usage { prompt_tokens, completion_tokens });
                 }
