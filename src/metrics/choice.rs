@@ -161,13 +161,16 @@ impl TextMetric for Choice {
 
     fn measure(&self, sample: &Judged) -> Result<Measured, MetricError> {
         let asked = Asked { metric: &self.name, sample };
-        let right = |chosen: Option<usize>| f64::from(chosen.is_some_and(|at| sample.candidates[at].relevance > 0.0));
+        let right = |chosen: Option<usize>| match sample.candidates.iter().any(|one| one.relevance > 0.0) {
+            true => Ok(f64::from(chosen.is_some_and(|at| sample.candidates[at].relevance > 0.0))),
+            false => Err(asked.missing("candidate with a relevance above 0, which is the right one")),
+        };
         let value = match self.rule {
             ChoiceRule::Letter(rule) => by_letter(&asked, rule)?,
-            ChoiceRule::Likelihood => right(most_likely(&asked.scores()?, None)),
+            ChoiceRule::Likelihood => right(most_likely(&asked.scores()?, None))?,
             ChoiceRule::LikelihoodPerCharacter => {
                 let lengths: Vec<usize> = sample.candidates.iter().map(|one| one.text.chars().count()).collect();
-                right(most_likely(&asked.scores()?, Some(&lengths)))
+                right(most_likely(&asked.scores()?, Some(&lengths)))?
             }
         };
         Ok(Measured::mean(value))
