@@ -1,10 +1,13 @@
-//! Tools that take any checkpoint: `score`, `chat`, `convert` and `merge`; and `combine`, which takes adapters alone.
+//! Tools that take any checkpoint: `score`, `chat`, `convert` and `merge`; `combine`, which takes adapters alone; and those that
+//! take prediction files: `evaluate`, which also asks a checkpoint, and `sample_*`.
 
 mod answering;
 mod chat;
 mod combine;
 mod convert;
+mod evaluate;
 mod merge;
+mod sample;
 mod score;
 #[cfg(feature = "serve")]
 mod serve;
@@ -15,7 +18,9 @@ pub use answering::{LocalEngine, LocalSettings};
 pub use chat::Chat;
 pub use combine::Combine;
 pub use convert::{Convert, Target};
+pub use evaluate::{DataFormat, Evaluate};
 pub use merge::Merge;
+pub use sample::{FewName, PairingName, RewardChoice, SampleArguments, SampleByReward, SampleRandom, SampleRso};
 pub use score::Score;
 #[cfg(feature = "serve")]
 pub use serve::Serve;
