@@ -1,6 +1,6 @@
 //! Two systems, record by record.
 
-use super::{EvaluationError, Figure, Record, System};
+use super::{EvaluationError, Record, System};
 use crate::metrics::{Bootstrap, Comparison, Measured, MetricError, TextMetric, compare};
 use std::collections::{BTreeSet, HashMap};
 
@@ -22,7 +22,8 @@ pub struct Compared {
 /// # Errors
 /// [`EvaluationError::Twice`], [`EvaluationError::Alone`].
 pub fn pair(first: &System, second: &System) -> Result<Pairs, EvaluationError> {
-    let sets = |system: &System| system.records.iter().map(|record| record.dataset_name.clone()).collect::<BTreeSet<_>>();
+    let sets =
+        |system: &System| system.records.iter().map(|record| record.dataset_name.clone()).collect::<BTreeSet<_>>();
     let by_set = sets(first).len() > 1 || sets(second).len() > 1;
     let key = |record: &Record| match by_set {
         true => (record.dataset_name.clone(), record.judged.id.clone()),
@@ -62,19 +63,20 @@ impl Pairs {
         self.0.is_empty()
     }
 
-    /// Compares what `metric` made of the two systems. Differences are the second less the first.
+    /// Compares what `metric` measured of the two systems' records, each in its own order. Differences are the second less the
+    /// first.
     ///
     /// # Errors
-    /// [`MetricError`] of the bootstrap's settings.
+    /// [`MetricError`] of the bootstrap's settings, and where there are not as many measurements as records.
     pub fn compare(
         &self,
         metric: &dyn TextMetric,
-        first: &Figure,
-        second: &Figure,
+        first: &[Measured],
+        second: &[Measured],
         bootstrap: &Bootstrap,
     ) -> Result<Compared, MetricError> {
-        let theirs: Vec<Measured> = self.0.iter().map(|&place| second.measured[place].clone()).collect();
-        let comparison = compare(metric, &first.measured, &theirs, bootstrap)?;
+        let theirs: Vec<Measured> = self.0.iter().filter_map(|&place| second.get(place).cloned()).collect();
+        let comparison = compare(metric, first, &theirs, bootstrap)?;
         Ok(Compared { name: metric.name().to_owned(), comparison })
     }
 }

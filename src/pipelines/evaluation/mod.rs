@@ -148,21 +148,21 @@ pub struct Figure {
     pub measured: Vec<Measured>,
 }
 
-/// Measures all records, on all threads, and resamples them.
+/// Measures all records and resamples them.
 ///
 /// # Errors
-/// [`EvaluationError::Metric`] of the first record that lacks what the metric reads.
-pub fn figure(
-    metric: &dyn TextMetric,
-    records: &[Record],
-    bootstrap: &Bootstrap,
-) -> Result<Figure, EvaluationError> {
+/// As [`measure`].
+pub fn figure(metric: &dyn TextMetric, records: &[Record], bootstrap: &Bootstrap) -> Result<Figure, EvaluationError> {
     let Scored { corpus, measured } = measure(metric, records)?;
     let interval = bootstrap.interval(metric, &measured)?;
     Ok(Figure { name: metric.name().to_owned(), better: metric.better(), value: corpus, interval, measured })
 }
 
-fn measure(metric: &dyn TextMetric, records: &[Record]) -> Result<Scored, EvaluationError> {
+/// Measures all records, on all threads.
+///
+/// # Errors
+/// [`EvaluationError::Metric`] of the first record that lacks what the metric reads.
+pub fn measure(metric: &dyn TextMetric, records: &[Record]) -> Result<Scored, EvaluationError> {
     let one = |record: &Record| {
         let place = || Box::new(record.place.clone());
         metric.measure(&record.judged).map_err(|source| EvaluationError::Metric { place: place(), source })

@@ -29,7 +29,9 @@ pub(super) fn of(record: &Prediction, place: &Place) -> Result<Vec<Candidate>, D
             return Ok(pair.collect());
         }
         let known = record.answers.iter().filter_map(|answer| Some((answer, *rewards.get(&answer.id)?)));
-        return Ok(known.map(|(answer, reward)| candidate(answer.content.clone(), Some(reward), chosen(&answer.id))).collect());
+        return Ok(known
+            .map(|(answer, reward)| candidate(answer.content.clone(), Some(reward), chosen(&answer.id)))
+            .collect());
     }
     let rewarded = |key: &str| field(record, key).map(|(name, value)| number(value, &name, place)).transpose();
     let words = |key: &str| field(record, key).map(|(_, answer)| super::words(&answer["content"])).unwrap_or_default();
@@ -70,9 +72,11 @@ fn listed(record: &Prediction, name: &str, value: &Value, place: &Place) -> Resu
         let name = format!("{name}[{i}]");
         let of = |keys: [&str; 2]| keys.into_iter().find_map(|key| one.get(key)).filter(|value| !value.is_null());
         let text = of(["text", "content"]).unwrap_or(one);
-        let text = class(text).ok_or_else(|| wrong_type(place, name.as_str(), "a text, or an object with `text`", one))?;
+        let text =
+            class(text).ok_or_else(|| wrong_type(place, name.as_str(), "a text, or an object with `text`", one))?;
         let score = of(["score", "logprob"]).map(|score| number(score, &format!("{name}.score"), place)).transpose()?;
-        let relevance = one.get("relevance").map(|value| number(value, &format!("{name}.relevance"), place)).transpose()?;
+        let relevance =
+            one.get("relevance").map(|value| number(value, &format!("{name}.relevance"), place)).transpose()?;
         relevant.extend(relevance);
         found.push(candidate(text, score, relevance.unwrap_or_default()));
     }

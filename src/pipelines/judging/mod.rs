@@ -86,7 +86,9 @@ fn question(record: &Prediction) -> String {
 fn words(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),
-        Value::Array(parts) => parts.iter().filter_map(|part| part.as_str().or_else(|| part["text"].as_str())).collect(),
+        Value::Array(parts) => {
+            parts.iter().filter_map(|part| part.as_str().or_else(|| part["text"].as_str())).collect()
+        }
         _ => String::new(),
     }
 }

@@ -65,7 +65,10 @@ impl References {
                 id = row.get("question_id").and_then(class).unwrap_or_else(|| index.to_string());
             }
             if let Some(first) = by_id.insert(id.clone(), index) {
-                let reason = format!("the id `{id}` is also that of {}; give each reference an id of its own", data.place(first));
+                let reason = format!(
+                    "the id `{id}` is also that of {}; give each reference an id of its own",
+                    data.place(first)
+                );
                 return Err(DataError::Refused { place, reason });
             }
         }
@@ -80,7 +83,10 @@ impl References {
     pub fn fill(&self, record: &mut Prediction, place: &Place) -> Result<(), DataError> {
         let index = self.by_id.get(&record.id).ok_or_else(|| DataError::Refused {
             place: place.clone(),
-            reason: format!("no row of {} has the id `{}`; give the references of these very records", self.files, record.id),
+            reason: format!(
+                "no row of {} has the id `{}`; give the references of these very records",
+                self.files, record.id
+            ),
         })?;
         let row = self.data.row(*index)?;
         let said = last_answer(&row);

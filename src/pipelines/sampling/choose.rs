@@ -27,7 +27,8 @@ pub(super) fn choose(choice: Choice, rewards: &[f64], rng: &mut ChaCha8Rng) -> V
         }
         Choice::BestAndNth(n) => {
             let nth = n.get().min(all);
-            let mut two: Vec<usize> = [sorted.first(), sorted.get(nth.wrapping_sub(1))].into_iter().flatten().copied().collect();
+            let mut two: Vec<usize> =
+                [sorted.first(), sorted.get(nth.wrapping_sub(1))].into_iter().flatten().copied().collect();
             two.dedup();
             two
         }

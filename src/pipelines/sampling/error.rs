@@ -18,7 +18,9 @@ pub enum SamplingError {
         id: String,
     },
     /// An answer without a reward.
-    #[error("{place}, record `{id}`: `rewards` has none for the answer `{answer}`; give every answer one, or remove the answer")]
+    #[error(
+        "{place}, record `{id}`: `rewards` has none for the answer `{answer}`; give every answer one, or remove the answer"
+    )]
     NoReward {
         /// Where the record stands.
         place: Place,
@@ -28,7 +30,9 @@ pub enum SamplingError {
         answer: String,
     },
     /// A reward without an answer.
-    #[error("{place}, record `{id}`: `rewards` has one for `{answer}`, and no answer is called so; remove it, or name the answer")]
+    #[error(
+        "{place}, record `{id}`: `rewards` has one for `{answer}`, and no answer is called so; remove it, or name the answer"
+    )]
     NoAnswer {
         /// Where the record stands.
         place: Place,
@@ -48,7 +52,9 @@ pub enum SamplingError {
         answer: String,
     },
     /// A record that was there before.
-    #[error("{place}, record `{id}`: a record of this id and data set stands at {first}; its draws would be the same, so remove one or rename it")]
+    #[error(
+        "{place}, record `{id}`: a record of this id and data set stands at {first}; its draws would be the same, so remove one or rename it"
+    )]
     SameRecord {
         /// Where the second one stands.
         place: Place,

@@ -85,7 +85,8 @@ fn chance_takes_every_answer_as_often() {
 fn rejection_is_the_paper_s_algorithm() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/sampling/rejection.json");
     let file: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
-    let numbers = |value: &Value| -> Vec<f64> { value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect() };
+    let numbers =
+        |value: &Value| -> Vec<f64> { value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect() };
     let places = |value: &Value| -> Vec<usize> { numbers(value).iter().map(|&v| v as usize).collect() };
     for run in file["runs"].as_array().unwrap() {
         let mut uniforms = numbers(&run["uniforms"]).into_iter();

@@ -2,8 +2,8 @@
 
 use crate::data::message::chat_row;
 use crate::data::{
-    AlpacaData, ChatData, ClassificationData, DataError, DataKind, Dataset, LlavaData, MessagesData, MessagesImagesData,
-    PairsData, Place, PreferenceData, PromptsData, ShareGptData,
+    AlpacaData, ChatData, ClassificationData, DataError, DataKind, Dataset, LlavaData, MessagesData,
+    MessagesImagesData, PairsData, Place, PreferenceData, PromptsData, ShareGptData,
 };
 use crate::example::Shape;
 use crate::pipelines::Prediction;

@@ -10,8 +10,7 @@ pub(super) fn whole(asked: &Evaluate, subject: &Subject, figures: &[Figure], oth
     let mut whole = Map::new();
     let mut put = |key: &str, value: Value| drop(whole.insert(key.to_owned(), value));
     put("system", subject.system.name.clone().into());
-    for (key, files) in
-        [("predictions", &asked.predictions), ("references", &asked.references), ("data", &asked.data)]
+    for (key, files) in [("predictions", &asked.predictions), ("references", &asked.references), ("data", &asked.data)]
     {
         if !files.is_empty() {
             put(key, paths(files));
@@ -22,9 +21,7 @@ pub(super) fn whole(asked: &Evaluate, subject: &Subject, figures: &[Figure], oth
     put("metrics", figures.iter().map(|figure| (figure.name.clone(), metric(figure))).collect::<Map<_, _>>().into());
     if let Some(confusion) = subject.system.confusion() {
         let classes: Vec<&String> = confusion.classes();
-        let of = |known: &crate::metrics::ClassCounts| {
-            json!({"precision": known.precision(), "recall": known.recall(), "f1": known.f1(), "records": known.support})
-        };
+        let of = |known: &crate::metrics::ClassCounts| json!({"precision": known.precision(), "recall": known.recall(), "f1": known.f1(), "records": known.support});
         let per_class: Map<String, Value> =
             classes.iter().zip(confusion.per_class()).map(|(&class, known)| (class.clone(), of(&known))).collect();
         put("classes", json!({"names": classes, "confusion": confusion.table(), "per_class": per_class}));

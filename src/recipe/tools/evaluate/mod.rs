@@ -15,7 +15,9 @@ use super::sample::{NewFile, above_zero};
 use super::{Common, at_least_one};
 use crate::device::DeviceRequest;
 use crate::metrics::{AnyMetric, Bootstrap, Facts, MetricError, Registry};
-use crate::pipelines::evaluation::{Compared, EvaluationError, Figure, Record, System, figure, pair, registry};
+use crate::pipelines::evaluation::{
+    Compared, EvaluationError, Figure, Record, System, figure, measure, pair, registry,
+};
 use crate::pipelines::judging::References;
 use crate::recipe::RecipeError;
 use crate::trainer::progress::Progress;
@@ -237,7 +239,7 @@ impl Evaluate {
 
     fn subject(&self, references: Option<&References>) -> anyhow::Result<Subject> {
         let Some(model) = &self.model else {
-            let name = names(&self.predictions[..1])[0].clone();
+            let name = self.names().into_iter().next().unwrap_or_default();
             let system = System::open(name, &self.predictions, references)?;
             return Ok(Subject { system, given: Vec::new() });
         };
@@ -276,11 +278,25 @@ impl Evaluate {
     }
 
     fn others(&self, references: Option<&References>) -> Result<Vec<System>, EvaluationError> {
-        let all: Vec<PathBuf> = self.predictions.iter().take(1).chain(&self.against).cloned().collect();
-        let skipped = all.len() - self.against.len();
-        let names = names(&all).into_iter().skip(skipped);
+        let own = usize::from(!self.predictions.is_empty());
+        let names = self.names().into_iter().skip(own);
         let open = |(file, name): (&PathBuf, String)| System::open(name, std::slice::from_ref(file), references);
         self.against.iter().zip(names).map(open).collect()
+    }
+
+    /// What the prediction files' systems are called, the own one first: the file's name without its ending, or its path where two
+    /// would be called the same.
+    fn names(&self) -> Vec<String> {
+        let files: Vec<&Path> = self.predictions.iter().take(1).chain(&self.against).map(PathBuf::as_path).collect();
+        let short = |path: &&Path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.split_once('.').map_or(name.to_string(), |(stem, _)| stem.to_owned())
+        };
+        let stems: Vec<String> = files.iter().map(short).collect();
+        let is_own = |stem: &String| !stem.is_empty() && stems.iter().filter(|other| *other == stem).count() == 1;
+        let name =
+            |(stem, path): (&String, &&Path)| if is_own(stem) { stem.clone() } else { path.display().to_string() };
+        stems.iter().zip(&files).map(name).collect()
     }
 }
 
@@ -295,23 +311,11 @@ fn compare(
     let pairs = pair(subject, other)?;
     let mut compared = Vec::new();
     for (metric, ours) in metrics.iter().zip(ours) {
-        let theirs = figure(&**metric, &other.records, &Bootstrap { resamples: 1, ..*bootstrap })?;
-        compared.push(pairs.compare(&**metric, ours, &theirs, bootstrap)?);
+        let theirs = measure(&**metric, &other.records)?;
+        compared.push(pairs.compare(&**metric, &ours.measured, &theirs.measured, bootstrap)?);
         progress.inc(1);
     }
     Ok(Other { name: other.name.clone(), pairs: pairs.len(), compared })
-}
-
-/// Short names of files: without folder and ending, or whole where two would be the same.
-fn names(files: &[PathBuf]) -> Vec<String> {
-    let short = |path: &Path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.split_once('.').map_or(name.to_string(), |(stem, _)| stem.to_owned())
-    };
-    let stems: Vec<String> = files.iter().map(|path| short(path)).collect();
-    let is_own = |stem: &String| !stem.is_empty() && stems.iter().filter(|other| *other == stem).count() == 1;
-    let name = |(stem, path): (&String, &PathBuf)| if is_own(stem) { stem.clone() } else { path.display().to_string() };
-    stems.iter().zip(files).map(name).collect()
 }
 
 fn level(text: &str) -> Result<f64, String> {

@@ -4,12 +4,10 @@ use super::super::Common;
 use super::super::answering::{LocalEngine, LocalSettings};
 use super::formats::Question;
 use super::scoring::{Given, score};
-use crate::engine::{Answer, Engine, Finish, Prompt, Request, Sampling};
-use crate::engine::{Choice, ImageSource};
+use crate::engine::{Answer, Choice, Engine, Finish, ImageSource, Prompt, Request, Sampling};
 use crate::pipelines::evaluation::Record;
 use crate::pipelines::judging::{judged, options};
 use crate::pipelines::{PredictedAnswer, Prediction};
-use crate::recipe::RecipeError;
 use crate::trainer::progress::Progress;
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
@@ -67,27 +65,27 @@ pub(super) fn answer(
     if needs.answers {
         generate(LocalEngine::open(local)?, &asking, questions)?;
     }
-    let mut given = Vec::new();
-    let count = |all: &[Given]| all.len();
     let of_options = if needs.options { options_of(questions)? } else { Vec::new() };
-    given.extend(of_options.iter().cloned());
     let of_right = if needs.given { right_answers(questions)? } else { Vec::new() };
-    given.extend(of_right.iter().cloned());
     let of_own = if needs.divergence { own_answers(questions) } else { Vec::new() };
-    given.extend(of_own.iter().cloned());
+    let given: Vec<Given> = [&of_options, &of_right, &of_own].into_iter().flatten().cloned().collect();
     if given.is_empty() {
         return Ok(Vec::new());
     }
     let mut found = score(common, given, batch, "scoring")?.into_iter();
-    let options: Vec<Vec<f64>> = found.by_ref().take(count(&of_options)).collect();
-    let right: Vec<Vec<f64>> = found.by_ref().take(count(&of_right)).collect();
+    let options: Vec<Vec<f64>> = found.by_ref().take(of_options.len()).collect();
+    let right: Vec<Vec<f64>> = found.by_ref().take(of_right.len()).collect();
     let own: Vec<Vec<f64>> = found.collect();
     put_options(questions, &of_options, &options);
     if let (true, Some(reference)) = (needs.divergence, reference) {
         let theirs = score(reference, of_own.clone(), batch, "scoring with the reference model")?;
         put_divergence(questions, &of_own, own, theirs);
     }
-    of_right.iter().zip(right).map(|(given, log_probs)| right_record(&questions[given.question], given, log_probs)).collect()
+    of_right
+        .iter()
+        .zip(right)
+        .map(|(given, log_probs)| right_record(&questions[given.question], given, log_probs))
+        .collect()
 }
 
 /// Asks all questions; the answers are put into their records.
@@ -159,7 +157,9 @@ fn right_answers(questions: &[Question]) -> anyhow::Result<Vec<Given>> {
         let judged = judged(&question.record, &question.place)?;
         let (place, id) = (&question.place, &question.record.id);
         let first = judged.references.first().filter(|text| !text.trim().is_empty());
-        let first = first.ok_or_else(|| anyhow::anyhow!("{place}: the record `{id}` has no right answer, which `perplexity` is over"))?;
+        let first = first.ok_or_else(|| {
+            anyhow::anyhow!("{place}: the record `{id}` has no right answer, which `perplexity` is over")
+        })?;
         Ok(given(number, question, first, true))
     };
     questions.iter().enumerate().map(right).collect()
@@ -167,7 +167,9 @@ fn right_answers(questions: &[Question]) -> anyhow::Result<Vec<Given>> {
 
 fn own_answers(questions: &[Question]) -> Vec<Given> {
     let of = |(number, question): (usize, &Question)| {
-        let ended = |answer: &PredictedAnswer| answer.rest.get("finish_reason").and_then(Value::as_str) == Some(Finish::Stop.as_str());
+        let ended = |answer: &PredictedAnswer| {
+            answer.rest.get("finish_reason").and_then(Value::as_str) == Some(Finish::Stop.as_str())
+        };
         let answers = question.record.answers.iter();
         answers.map(|answer| given(number, question, &answer.content, ended(answer))).collect::<Vec<_>>()
     };
@@ -206,9 +208,4 @@ fn right_record(question: &Question, given: &Given, log_probs: Vec<f64>) -> anyh
     };
     let record = Prediction { answers: vec![answer], ..question.record.clone() };
     Ok(Record::of(record, question.place.clone())?)
-}
-
-/// The error of a question that is too long or cannot be written.
-pub(super) fn unscored(given: &Given) -> RecipeError {
-    RecipeError::Usage(format!("{}: {:?} cannot be scored: the template writes no token of it", given.place, given.answer))
 }

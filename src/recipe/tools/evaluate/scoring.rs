@@ -1,7 +1,6 @@
 //! How likely a model thinks given answers.
 
 use super::super::{Common, Ready, Tool, Weights, end_tokens, pad_id, ready};
-use super::model::unscored;
 use crate::data::{Encoded, Outcome, PadSide, Padding, Place, Sample, collate};
 use crate::example::Supervised;
 use crate::models::LanguageModel;
@@ -29,7 +28,12 @@ pub(super) struct Given {
 }
 
 /// The log-probability of each token of each answer, in nats, in their order. The model is loaded, asked, and dropped.
-pub(super) fn score(mut common: Common, all: Vec<Given>, batch: usize, what: &'static str) -> anyhow::Result<Vec<Vec<f64>>> {
+pub(super) fn score(
+    mut common: Common,
+    all: Vec<Given>,
+    batch: usize,
+    what: &'static str,
+) -> anyhow::Result<Vec<Vec<f64>>> {
     common = common.here()?;
     let Common { model, adapter, .. } = common.clone();
     zoo::with_types(&model, adapter.as_deref(), Scoring { common, all, batch, what })
@@ -96,14 +100,19 @@ fn encode<M: LanguageModel, V: VisionEncoder, P: Projector>(
         dropped_leading: 0,
         place: given.place.clone(),
     };
-    match ready.encoder.encode(&sample, index)? {
-        Outcome::Whole(example) => example.rows.into_iter().next().ok_or_else(|| unscored(given).into()),
-        Outcome::Truncated { .. } | Outcome::Skipped { .. } => Err(unscored(given).into()),
-    }
+    // Nothing is too long for a tool's encoder.
+    let row = match ready.encoder.encode(&sample, index)? {
+        Outcome::Whole(example) => example.rows.into_iter().next(),
+        Outcome::Truncated { .. } | Outcome::Skipped { .. } => None,
+    };
+    row.ok_or_else(|| {
+        anyhow::anyhow!("{}: {:?} cannot be scored: no token of it is written", given.place, given.answer)
+    })
 }
 
 /// How many of a row's supervised tokens stand before the one that ends the answer.
 fn before_end(row: &Encoded, ends: &[u32]) -> usize {
-    let ids: Vec<u32> = row.input_ids.iter().zip(&row.supervised).filter(|(_, learned)| **learned).map(|(id, _)| *id).collect();
+    let ids: Vec<u32> =
+        row.input_ids.iter().zip(&row.supervised).filter(|(_, learned)| **learned).map(|(id, _)| *id).collect();
     ids.iter().rposition(|id| ends.contains(id)).unwrap_or(ids.len())
 }

@@ -73,7 +73,8 @@ pub(super) fn classes(system: &System) {
 /// Another system beside the first one.
 pub(super) fn compared(first: &str, other: &Other, figures: &[Figure], level: f64) {
     say!("\n{} against {first} on {} records; differences are {} less {first}", other.name, other.pairs, other.name);
-    let names = ["metric", first, &other.name, "difference", &percent(level), "p", "better", "same", "worse", "McNemar p"];
+    let names =
+        ["metric", first, &other.name, "difference", &percent(level), "p", "better", "same", "worse", "McNemar p"];
     let mut rows = vec![header(&names)];
     for (one, figure) in other.compared.iter().zip(figures) {
         let Comparison { first, second, difference, interval: range, p_value, records, mcnemar } = one.comparison;

@@ -217,7 +217,8 @@ impl SampleArguments {
         let predictions = Predictions::open(&self.predictions)?;
         let tally = draw(&sampling, &predictions, &mut output, pairs.as_mut())?;
         if tally.records == 0 {
-            let text = "every record has fewer answers than are wanted, so that nothing is left to write; ask for fewer";
+            let text =
+                "every record has fewer answers than are wanted, so that nothing is left to write; ask for fewer";
             return Err(anyhow::anyhow!(text));
         }
         output.finish()?;
@@ -284,8 +285,7 @@ fn one(sampling: &Sampling, predictions: &Predictions, index: usize) -> Result<(
 fn reasons(left_out: LeftOut) -> String {
     let LeftOut { same_words, empty, close } = left_out;
     let reasons = [(same_words, "say the same"), (empty, "with an empty answer"), (close, "with rewards too close")];
-    let told: Vec<String> =
-        reasons.iter().filter(|(n, _)| *n > 0).map(|(n, reason)| format!("{n} {reason}")).collect();
+    let told: Vec<String> = reasons.iter().filter(|(n, _)| *n > 0).map(|(n, reason)| format!("{n} {reason}")).collect();
     match left_out.total() {
         0 => String::new(),
         total => format!(", {total} left out ({})", told.join(", ")),
