@@ -41,8 +41,9 @@ fn reference(value: &Value, name: &str, place: &Place) -> Result<String, DataErr
 /// A data file whose rows say what is right for records of the same id.
 ///
 /// A row's `id` (or `question_id`, or its number in the files, counted from 0) is the record's. Its fields replace the record's;
-/// people's `answers` become `references`. Of a row that says nothing of what is right, the reference is the last answer of
-/// its conversation: of `conversations` or `messages` the last turn, or `answer_w`, `chosen` or `output`.
+/// people's `answers` become `references`. Of a row without any (`references`, `reference`, and where it has no options `answer` and
+/// `label`), the reference is the last answer of its conversation: of `conversations` or `messages` the last turn, or `answer_w`,
+/// `chosen` or `output`.
 #[derive(Debug)]
 pub struct References {
     data: Dataset<PredictionData>,
@@ -97,13 +98,16 @@ impl References {
 
 /// Puts a row's fields into a record. `answer`: what the row's conversation ends with.
 pub(super) fn fill(record: &mut Prediction, row: Row, answer: Option<&str>) {
-    const KNOWN: &[&str] = &["references", "reference", "answer", "answerKey", "label", "relevance"];
+    // Of a question with options these say which is right, and its conversation in which words.
+    const WITHOUT_OPTIONS: &[&str] = &["answer", "label"];
     let mut row = row;
     if let Some(people) = row.remove("answers").filter(|answers| !answers.is_null()) {
         row.entry("references").or_insert(people);
     }
     let says = |key: &str| row.get(key).or_else(|| row.get("meta")?.get(key)).is_some_and(|value| !value.is_null());
-    if !KNOWN.iter().any(|key| says(key)) {
+    let is_choice = OPTIONS.iter().any(|key| says(key));
+    let mut known = ["references", "reference"].iter().chain(WITHOUT_OPTIONS.iter().filter(|_| !is_choice));
+    if !known.any(|key| says(key)) {
         row.extend(answer.map(|answer| ("references".to_owned(), Value::from(vec![answer]))));
     }
     for (key, value) in row {

@@ -173,6 +173,7 @@ fn a_data_file_says_what_is_right() {
         json!({"id": "t", "messages": [{"role": "user", "content": "Q"}, {"role": "bot", "content": "turbo"}]}),
         json!({"id": "p", "context": [], "answer_w": {"role": "bot", "content": "won"}, "answer_l": {"content": "lost"}}),
         json!({"id": "m", "choices": ["x", "y"], "answer": 1}),
+        json!({"id": "c", "choices": ["x", "y"], "answer": 0, "conversations": [{"from": "gpt", "value": "the x"}]}),
         json!({"id": "u", "messages": [{"role": "user", "content": "Q"}]}),
     ]);
     let opened = opened.unwrap();
@@ -189,7 +190,11 @@ fn a_data_file_says_what_is_right() {
     {
         assert_eq!(filled(id).references, expected, "{id}");
     }
-    assert_eq!(filled("m").candidates[1].relevance, 1.0);
+    let options = filled("m");
+    assert_eq!((options.candidates[1].relevance, options.references[0].as_str()), (1.0, "own"));
+    // The number of the right option is no text; the conversation's answer is.
+    let said = filled("c");
+    assert_eq!((said.candidates[0].relevance, said.references[0].as_str()), (1.0, "the x"));
     let said = opened.fill(&mut read(json!({"id": "b"})), &place()).unwrap_err().to_string();
     assert!(said.starts_with("p.jsonl:3: no row of ") && said.contains("the id `b`"), "{said}");
     let (_file, twice) = references(&[json!({"id": 1}), json!({"id": "1"})]);

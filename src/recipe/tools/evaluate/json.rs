@@ -16,6 +16,13 @@ pub(super) fn whole(asked: &Evaluate, subject: &Subject, figures: &[Figure], oth
             put(key, paths(files));
         }
     }
+    for (key, folder) in
+        [("model", &asked.model), ("adapter", &asked.adapter), ("reference_model", &asked.reference_model)]
+    {
+        if let Some(folder) = folder {
+            put(key, folder.display().to_string().into());
+        }
+    }
     put("bootstrap", json!({"samples": asked.samples, "level": asked.level, "seed": asked.seed}));
     put("num_records", subject.system.records.len().into());
     put("metrics", figures.iter().map(|figure| (figure.name.clone(), metric(figure))).collect::<Map<_, _>>().into());
