@@ -143,7 +143,7 @@ fn what_cannot_be_chosen_from_is_refused_and_leaves_nothing() {
         std::slice::from_ref(&good),
         &["-n", "7"],
         1,
-        "p.jsonl:1, record `0`: 6 answers to choose from, and 7 are wanted",
+        "p.jsonl:1, record `0`: answers to choose from: 6, wanted: 7",
     );
     refused(
         "sample_random",

@@ -65,8 +65,8 @@ pub enum SamplingError {
     },
     /// Fewer answers than are to be chosen.
     #[error(
-        "{place}, record `{id}`: {found} answers to choose from{}, and {wanted} are wanted; ask for fewer, or take \
-         `--few keep` or `--few skip`", different(*.found, *.all)
+        "{place}, record `{id}`: answers to choose from: {found}{}, wanted: {wanted}; ask for fewer, or take `--few keep` \
+         or `--few skip`", different(*.found, *.all)
     )]
     TooFew {
         /// Where the record stands.

@@ -68,7 +68,7 @@ pub enum Few {
     Error,
     /// It is left out.
     Skip,
-    /// Of the answers that there are as many are chosen as can be.
+    /// As many of its answers are chosen as can be; one without any is left out.
     Keep,
 }
 
@@ -139,8 +139,9 @@ impl Sampling {
         if considered.len() < wanted {
             match self.few {
                 Few::Skip => return Ok(None),
-                Few::Keep if !considered.is_empty() => {}
-                _ => {
+                Few::Keep if considered.is_empty() => return Ok(None),
+                Few::Keep => {}
+                Few::Error => {
                     let (place, id) = (place.clone(), record.id);
                     let (found, all) = (considered.len(), record.answers.len());
                     return Err(SamplingError::TooFew { place, id, found, all, wanted });

@@ -192,12 +192,14 @@ fn what_cannot_be_chosen_from_is_named() {
     let mut twice = five();
     twice.answers[3].id = "0".into();
     refused(&sampling(Choice::Random(count(1))), twice, "two answers are called `0`");
-    refused(&sampling(Choice::Best(count(6))), five(), "5 answers to choose from, and 6 are wanted");
+    refused(&sampling(Choice::Best(count(6))), five(), "answers to choose from: 5, wanted: 6");
     let same = record("5", &[("x", 1.0), ("x ", 2.0)]);
-    refused(&Sampling { unique: true, ..best }, same.clone(), "1 answers to choose from (different ones of 2), and 2");
+    refused(&Sampling { unique: true, ..best }, same.clone(), "answers to choose from: 1 (different ones of 2), wanted: 2");
     assert_eq!(Sampling { unique: true, few: Few::Skip, ..best }.draw(same.clone(), &place()).unwrap(), None);
     let kept = Sampling { unique: true, few: Few::Keep, ..best }.draw(same, &place()).unwrap().unwrap();
     assert_eq!(kept.record.answers.len(), 1);
+    let silent = Sampling { few: Few::Keep, ..best }.draw(record("5", &[]), &place()).unwrap();
+    assert_eq!(silent, None);
     // Chance alone reads no rewards.
     let without = Prediction { rewards: None, ..five() };
     assert!(sampling(Choice::Random(count(2))).draw(without.clone(), &place()).unwrap().is_some());

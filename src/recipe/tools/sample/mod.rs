@@ -77,7 +77,7 @@ pub enum FewName {
     Error,
     /// Leave the record out
     Skip,
-    /// Choose as many as there are
+    /// Choose as many as there are; a record without any is left out
     Keep,
 }
 
