@@ -194,7 +194,11 @@ fn what_cannot_be_chosen_from_is_named() {
     refused(&sampling(Choice::Random(count(1))), twice, "two answers are called `0`");
     refused(&sampling(Choice::Best(count(6))), five(), "answers to choose from: 5, wanted: 6");
     let same = record("5", &[("x", 1.0), ("x ", 2.0)]);
-    refused(&Sampling { unique: true, ..best }, same.clone(), "answers to choose from: 1 (different ones of 2), wanted: 2");
+    refused(
+        &Sampling { unique: true, ..best },
+        same.clone(),
+        "answers to choose from: 1 (different ones of 2), wanted: 2",
+    );
     assert_eq!(Sampling { unique: true, few: Few::Skip, ..best }.draw(same.clone(), &place()).unwrap(), None);
     let kept = Sampling { unique: true, few: Few::Keep, ..best }.draw(same, &place()).unwrap().unwrap();
     assert_eq!(kept.record.answers.len(), 1);
