@@ -56,12 +56,14 @@ pub(super) fn classes(system: &System) {
         return;
     }
     say!("\nclasses: a row is the right one, a column the predicted one");
+    let shown = |class: &str| if class.trim().is_empty() { format!("{class:?}") } else { class.to_owned() };
+    let written: Vec<String> = classes.iter().map(|class| shown(class)).collect();
     let mut names: Vec<&str> = vec!["class"];
-    names.extend(classes.iter().map(|class| class.as_str()));
+    names.extend(written.iter().map(String::as_str));
     names.extend(["precision", "recall", "f1", "records"]);
     let mut rows = vec![header(&names)];
-    for ((class, counts), known) in classes.iter().zip(confusion.table()).zip(confusion.per_class()) {
-        let mut row = vec![(*class).clone()];
+    for ((class, counts), known) in written.iter().zip(confusion.table()).zip(confusion.per_class()) {
+        let mut row = vec![class.clone()];
         row.extend(counts.iter().map(u64::to_string));
         row.extend([known.precision(), known.recall(), known.f1()].map(|value| format!("{value:.4}")));
         row.push(known.support.to_string());
