@@ -121,8 +121,8 @@ pub enum ChoiceRule {
 
 /// Share of the multiple-choice questions that are answered right, as a metric.
 ///
-/// By letter, the options are the record's candidates (26 where it has none) and the label is the right letter, or else the first
-/// candidate with a relevance above 0. By likelihood, the chosen candidate is right where its relevance is above 0.
+/// By letter, the options are the record's candidates (26 where it has none), and right is the first candidate with a relevance above
+/// 0, or else the letter that the label names. By likelihood, the chosen candidate is right where its relevance is above 0.
 #[derive(Clone, Debug)]
 pub struct Choice {
     name: String,
@@ -142,8 +142,8 @@ const LETTERS: usize = 26;
 fn by_letter(asked: &Asked<'_>, rule: LetterRule) -> Result<f64, MetricError> {
     let candidates = &asked.sample.candidates;
     let options = if candidates.is_empty() { LETTERS } else { candidates.len().min(LETTERS) };
-    let labelled = asked.label().ok().and_then(|label| letter(LetterRule::Free, label, options));
-    let right = labelled.or_else(|| candidates.iter().position(|candidate| candidate.relevance > 0.0));
+    let labelled = || asked.label().ok().and_then(|label| letter(LetterRule::Free, label, options));
+    let right = candidates.iter().position(|candidate| candidate.relevance > 0.0).or_else(labelled);
     let right = right.ok_or_else(|| asked.missing("label that is one of its options' letters"))?;
     let answers = asked.answers()?;
     let hits = answers.iter().filter(|answer| letter(rule, &answer.text, options) == Some(right)).count();
@@ -161,13 +161,16 @@ impl TextMetric for Choice {
 
     fn measure(&self, sample: &Judged) -> Result<Measured, MetricError> {
         let asked = Asked { metric: &self.name, sample };
-        let right = |chosen: Option<usize>| f64::from(chosen.is_some_and(|at| sample.candidates[at].relevance > 0.0));
+        let right = |chosen: Option<usize>| match sample.candidates.iter().any(|one| one.relevance > 0.0) {
+            true => Ok(f64::from(chosen.is_some_and(|at| sample.candidates[at].relevance > 0.0))),
+            false => Err(asked.missing("candidate with a relevance above 0, which is the right one")),
+        };
         let value = match self.rule {
             ChoiceRule::Letter(rule) => by_letter(&asked, rule)?,
-            ChoiceRule::Likelihood => right(most_likely(&asked.scores()?, None)),
+            ChoiceRule::Likelihood => right(most_likely(&asked.scores()?, None))?,
             ChoiceRule::LikelihoodPerCharacter => {
                 let lengths: Vec<usize> = sample.candidates.iter().map(|one| one.text.chars().count()).collect();
-                right(most_likely(&asked.scores()?, Some(&lengths)))
+                right(most_likely(&asked.scores()?, Some(&lengths)))?
             }
         };
         Ok(Measured::mean(value))

@@ -119,7 +119,7 @@ pub enum RecipeError {
     #[error("{0}")]
     Usage(String),
     /// Something stands where a tool would write.
-    #[error("{}: holds something already; name another folder with --output", .0.display())]
+    #[error("{}: holds something already; name another place to write to", .0.display())]
     OutputTaken(PathBuf),
     /// An output folder that holds something.
     #[error("{}: the folder is not empty; choose another --output, or continue its run with --resume", .0.display())]

@@ -1,11 +1,14 @@
-//! Tools that take any checkpoint: `score`, `chat`, `convert`, `merge` and `infer_…`; and `combine`, which takes adapters alone.
+//! Tools that take any checkpoint: `score`, `chat`, `convert`, `merge` and `infer_…`; `combine`, which takes adapters alone; and
+//! those that take prediction files: `evaluate`, which also asks a checkpoint, and `sample_…`.
 
 mod answering;
 mod chat;
 mod combine;
 mod convert;
+mod evaluate;
 mod infer;
 mod merge;
+mod sample;
 mod score;
 #[cfg(feature = "serve")]
 mod serve;
@@ -16,8 +19,10 @@ pub use answering::{LocalEngine, LocalSettings};
 pub use chat::Chat;
 pub use combine::Combine;
 pub use convert::{Convert, Target};
+pub use evaluate::{DataFormat, Evaluate};
 pub use infer::{InferChat, InferClassification, InferMultimodal, InferReward};
 pub use merge::Merge;
+pub use sample::{FewName, PairingName, RewardChoice, SampleArguments, SampleByReward, SampleRandom, SampleRso};
 pub use score::Score;
 #[cfg(feature = "serve")]
 pub use serve::Serve;

@@ -2,10 +2,12 @@
 
 mod alignment;
 mod cli;
+mod evaluate;
 mod memory_settings;
 mod packing;
 mod prompt_learning;
 mod resume;
+mod sampling;
 mod stages;
 mod tools;
 
@@ -44,6 +46,10 @@ pub fn program(name: &str) -> Command {
         "preprocess_reference" => env!("CARGO_BIN_EXE_preprocess_reference"),
         "vlm_preprocess_reference" => env!("CARGO_BIN_EXE_vlm_preprocess_reference"),
         "combine" => env!("CARGO_BIN_EXE_combine"),
+        "evaluate" => env!("CARGO_BIN_EXE_evaluate"),
+        "sample_random" => env!("CARGO_BIN_EXE_sample_random"),
+        "sample_by_reward" => env!("CARGO_BIN_EXE_sample_by_reward"),
+        "sample_rso" => env!("CARGO_BIN_EXE_sample_rso"),
         other => panic!("no recipe {other}"),
     };
     let mut command = Command::new(binary);
