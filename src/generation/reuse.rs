@@ -69,9 +69,7 @@ impl History {
 
     /// `tokens`, or as many as stand before the first image that `other` has not or that ends behind them.
     fn whole(&self, tokens: usize, other: &Self) -> usize {
-        let cut = |seen: &&Seen| {
-            seen.place.start < tokens && (seen.place.end > tokens || !other.images.contains(seen))
-        };
+        let cut = |seen: &&Seen| seen.place.start < tokens && (seen.place.end > tokens || !other.images.contains(seen));
         self.images.iter().find(cut).map_or(tokens, |seen| seen.place.start)
     }
 
@@ -117,7 +115,8 @@ impl Parked {
     /// How many tokens of a prompt need not be read, and a cache that begins with them.
     pub(super) fn find(&mut self, prompt: &History) -> Option<(usize, KvCache)> {
         let reusable = self.rows.iter().map(|(read, _)| prompt.reusable(read)).enumerate();
-        let (place, tokens) = reusable.max_by_key(|&(place, tokens)| (tokens, place)).filter(|(_, tokens)| *tokens > 0)?;
+        let (place, tokens) =
+            reusable.max_by_key(|&(place, tokens)| (tokens, place)).filter(|(_, tokens)| *tokens > 0)?;
         let row = self.rows.remove(place);
         let cache = row.1.clone();
         self.rows.push(row);

@@ -26,11 +26,12 @@ use super::page::page;
 use super::prepare::{Prepared, Rules};
 use super::server::Phase;
 use super::settings::ServeSettings;
-use super::shapes::{Head, Kind, Pieces, Whole, json, usage};
+use super::shapes::{Head, Kind, Pieces, Whole, json};
 use super::stream::stream;
-use crate::engine::{ModelInfo, Usage};
+use crate::engine::ModelInfo;
 use crate::openai::{
     EmbeddingAnswer, EmbeddingItem, EmbeddingValues, Encoding, ModelCard, ModelList, ScoreAnswer, ScoreItem,
+    UsageAnswer,
 };
 
 /// What all requests share.
@@ -185,7 +186,7 @@ async fn embeddings(asked: Asked, body: Body) -> Result<Response, ApiError> {
         };
         EmbeddingItem { object: "embedding".to_owned(), index, embedding }
     });
-    let usage = usage(Usage { prompt_tokens: tokens, completion_tokens: 0 });
+    let usage = read_usage(tokens);
     Ok(answer(json(&EmbeddingAnswer { object: "list".to_owned(), data: items.collect(), model, usage })))
 }
 
@@ -199,8 +200,13 @@ async fn scores(asked: Asked, body: Body) -> Result<Response, ApiError> {
     let item = |(index, score)| ScoreItem { index, object: "score".to_owned(), score };
     let data = found.iter().map(|scored| scored.score).enumerate().map(item).collect();
     let (id, object, created) = (format!("score-{}", visit.id), "list".to_owned(), now());
-    let usage = usage(Usage { prompt_tokens: tokens, completion_tokens: 0 });
+    let usage = read_usage(tokens);
     Ok(answer(json(&ScoreAnswer { id, object, created, model, data, usage })))
+}
+
+/// What it took to read so many tokens and write none.
+fn read_usage(tokens: u64) -> UsageAnswer {
+    UsageAnswer { prompt_tokens: tokens, total_tokens: tokens, ..UsageAnswer::default() }
 }
 
 fn answer(json: String) -> Response {

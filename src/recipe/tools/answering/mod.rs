@@ -13,6 +13,7 @@ pub use served::LocalBackend;
 
 use super::{Common, Tool, Weights, ready};
 use crate::engine::{Answer, Engine, EngineError, Finish, Finished, ModelInfo, Request, ScoreRequest, Token, Usage};
+use crate::generation::Reuse;
 use crate::models::LanguageModel;
 use crate::projector::Projector;
 use crate::recipe::folder::ModelFolder;
@@ -32,6 +33,8 @@ pub struct LocalSettings {
     pub adapters: Vec<(String, PathBuf)>,
     /// Answers that are decoded at once.
     pub lanes: usize,
+    /// What each model keeps of answers that have ended, for prompts that begin alike.
+    pub reuse: Reuse,
 }
 
 /// An engine over a checkpoint on this machine. Dropped, it ends what it has begun.
@@ -151,7 +154,7 @@ impl Tool for Opening {
         vision: V,
         projector: P,
     ) -> anyhow::Result<LocalEngine> {
-        let LocalSettings { common, adapters, lanes } = self.settings;
+        let LocalSettings { common, adapters, lanes, reuse } = self.settings;
         let base = ready(&common, folder.with_head(None)?, &model, &vision, &projector, Weights::AsStored)?;
         let mut served = vec![Served::new(ModelInfo { id: self.asked.clone(), parent: None }, base.clone())?];
         for (name, dir) in adapters {
@@ -165,8 +168,9 @@ impl Tool for Opening {
         }
         let models = served.iter().map(|one| one.info.clone()).collect();
         let (jobs, receiver) = channel();
-        let thread =
-            std::thread::Builder::new().name("model".to_owned()).spawn(move || work(&served, &receiver, lanes))?;
+        let thread = std::thread::Builder::new()
+            .name("model".to_owned())
+            .spawn(move || work(&served, &receiver, lanes, reuse))?;
         Ok(LocalEngine { name: self.asked, models, jobs: Some(jobs), thread: Some(thread) })
     }
 }
