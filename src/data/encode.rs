@@ -271,6 +271,12 @@ impl Encoder {
     /// # Errors
     /// [`DataError::NoVision`], [`DataError::NoAnswer`], [`DataError::Text`], [`DataError::Image`].
     pub fn encode_prompt<S: Shape>(&self, sample: &Sample<S>, index: usize) -> Result<Prompt, DataError> {
+        let (text, answer) = self.prompt_text(sample)?;
+        Ok(Prompt { encoded: self.with_pixels(sample, index, text, true)?, answer })
+    }
+
+    /// The tokens of a record up to where its last answer begins, and that answer.
+    fn prompt_text<S: Shape>(&self, sample: &Sample<S>) -> Result<(TextRow, String), DataError> {
         let shown = S::shown(&sample.conversation, &sample.target);
         let row = RowParts::new(shown, usize::MAX, S::LEARNS, self.options);
         let messages = &row.conversation.messages;
@@ -286,8 +292,7 @@ impl Encoder {
         let prompt = self.template.render_prompt(&question).map_err(|source| text(&sample.place, source))?;
         let images = row.images(&(0..last).collect::<Vec<_>>());
         let encoded = self.tokenize(&Written::Spans(Rendered::prompt(prompt)), images.len(), &sample.place)?;
-        let encoded = self.with_pixels(sample, index, TextRow { text: encoded, images }, true)?;
-        Ok(Prompt { encoded, answer })
+        Ok((TextRow { text: encoded, images }, answer))
     }
 
     /// Encodes a conversation that is not a record, with images from these files, up to where its answer begins.
@@ -295,17 +300,32 @@ impl Encoder {
     /// # Errors
     /// As [`encode_prompt`](Self::encode_prompt).
     pub fn encode_question(&self, conversation: &Conversation, images: &[PathBuf]) -> Result<Encoded, DataError> {
-        let mut conversation = conversation.clone();
-        conversation.messages.push(Message::text(Role::Assistant, ""));
-        let sample = Sample::<Supervised> {
-            id: String::new(),
-            conversation,
-            target: (),
-            images: images.to_vec(),
-            dropped_leading: 0,
-            place: Place { file: Path::new("--prompt").into(), line: 1 },
-        };
-        Ok(self.encode_prompt(&sample, 0)?.encoded)
+        Ok(self.encode_prompt(&question(conversation, images.to_vec()), 0)?.encoded)
+    }
+
+    /// As [`encode_question`](Self::encode_question), with images that are [`pixels`](Self::pixels) already: in a
+    /// conversation they come again with each question.
+    ///
+    /// # Errors
+    /// [`DataError::NoVision`], [`DataError::Text`].
+    pub fn encode_question_with(&self, conversation: &Conversation, pixels: &[&[f32]]) -> Result<Encoded, DataError> {
+        let sample = question(conversation, vec![PathBuf::new(); pixels.len()]);
+        let (text, _) = self.prompt_text(&sample)?;
+        let mut encoded = self.with_pixels(&sample, 0, text, false)?;
+        if let Some(image) = self.image.as_ref().filter(|_| !pixels.is_empty()) {
+            encoded.image_size = image.processor.crop_size();
+            encoded.pixel_values = pixels.concat();
+        }
+        Ok(encoded)
+    }
+
+    /// Normalized pixels of an image, `[3, height, width]`; nothing for a model without vision.
+    ///
+    /// # Errors
+    /// [`ImageError`](image::ImageError) with the file's name.
+    pub fn pixels(&self, path: &Path) -> Result<Option<Vec<f32>>, image::ImageError> {
+        let Some(image) = &self.image else { return Ok(None) };
+        Ok(Some(image.processor.preprocess(&image::decode(path)?)))
     }
 
     fn tokenize(&self, written: &Written, images: usize, place: &Place) -> Result<EncodedText, DataError> {
@@ -372,6 +392,14 @@ impl Encoder {
             place: sample.place.clone(),
         })
     }
+}
+
+/// A conversation that is not a record, with an answer to come.
+fn question(conversation: &Conversation, images: Vec<PathBuf>) -> Sample<Supervised> {
+    let mut conversation = conversation.clone();
+    conversation.messages.push(Message::text(Role::Assistant, ""));
+    let place = Place { file: Path::new("--prompt").into(), line: 1 };
+    Sample { id: String::new(), conversation, target: (), images, dropped_leading: 0, place }
 }
 
 /// A row as text.
