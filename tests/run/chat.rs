@@ -50,12 +50,7 @@ fn stderr(output: &Output) -> String {
 type Turn = (Vec<Part>, usize, usize);
 
 /// The answers to these questions one after another, each with all that comes before it read from its beginning.
-fn expected<V: VisionEncoder, P: Projector>(
-    case: &Case<V, P>,
-    turns: &[(Vec<Part>, usize)],
-    images: &[PathBuf],
-    tokens: usize,
-) -> Vec<String> {
+fn expected<V: VisionEncoder, P: Projector>(case: &Case<V, P>, turns: &[Turn], images: &[PathBuf]) -> Vec<String> {
     let encoder = Encoder { template: ChatTemplate::llava("v1").unwrap(), ..case.encoder.clone() };
     let (mut messages, mut shown) = (Vec::new(), 0);
     let answer = |(content, own, tokens): &Turn| {
@@ -75,7 +70,7 @@ fn expected<V: VisionEncoder, P: Projector>(
         };
         let lanes = Lanes::new(&case.loaded.model, 0, *tokens, &case.device);
         let rows = generate(lanes, vec![Request { prompt, settings }], &mut |_, _| ControlFlow::Continue(())).unwrap();
-        messages.push(Message::text(Role::Assistant, rows[0][0].text.as_str()));
+        messages.push(Message::text(Role::Assistant, rows[0][0].text.trim()));
         rows[0][0].text.clone()
     };
     turns.iter().map(answer).collect()

@@ -114,7 +114,7 @@ impl<S: Speaker> Talk<S> {
             Command::Help => HELP.iter().for_each(|(usage, what)| eprintln!("{usage:<16} {what}")),
             Command::Image(path) => {
                 self.show(&path)?;
-                eprintln!("{} of the next question", count(self.waiting.len(), "image"));
+                eprintln!("{} with the next question", count(self.waiting.len(), "image"));
             }
             Command::Reset => (self.messages, self.pictures, self.waiting) = Default::default(),
             Command::Undo => self.undo()?,
@@ -214,7 +214,9 @@ impl<S: Speaker> Talk<S> {
         self.answers += 1;
         writeln!(out).and_then(|()| out.flush())?;
         self.remark(&said, begun.elapsed(), first.unwrap_or_default());
-        self.messages.push(Message::text(Role::Assistant, said.text));
+        // Templates put the space before an answer that the model has learned to begin with: with its own there would be
+        // two, and its tokens would not be known again.
+        self.messages.push(Message::text(Role::Assistant, said.text.trim()));
         Ok(())
     }
 
@@ -267,7 +269,7 @@ impl<S: Speaker> Talk<S> {
         let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
         writeln!(file, "{row}").map_err(failed)?;
         file.persist_noclobber(path).map_err(|error| failed(error.error))?;
-        eprintln!("{} in {}", count(self.messages.len(), "message"), path.display());
+        eprintln!("{} saved in {}", count(self.messages.len(), "message"), path.display());
         Ok(())
     }
 }

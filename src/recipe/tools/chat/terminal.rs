@@ -55,10 +55,7 @@ pub(super) fn run<S: Speaker>(
         let text = match editor.readline(PROMPT) {
             Ok(text) => text,
             Err(ReadlineError::Interrupted) => continue,
-            Err(ReadlineError::Eof) => {
-                eprintln!();
-                return Ok(());
-            }
+            Err(ReadlineError::Eof) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
         remember(&mut editor, &text, &mut history);
