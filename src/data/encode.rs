@@ -277,6 +277,17 @@ impl Encoder {
 
     /// Everything up to where the last answer begins, and that answer.
     fn question(&self, conversation: Conversation, learns: Learns, of: &Of<'_>) -> Result<Prompt, DataError> {
+        let (text, answer) = self.prompt_text(conversation, learns, of)?;
+        Ok(Prompt { encoded: self.with_pixels(of, text, true)?, answer })
+    }
+
+    /// As [`question`](Self::question), without the images' pixels.
+    fn prompt_text(
+        &self,
+        conversation: Conversation,
+        learns: Learns,
+        of: &Of<'_>,
+    ) -> Result<(TextRow, String), DataError> {
         let row = RowParts::new(conversation, usize::MAX, learns, self.options);
         let messages = &row.conversation.messages;
         let last = messages.iter().rposition(|message| message.role == Role::Assistant);
@@ -291,8 +302,7 @@ impl Encoder {
         let prompt = self.template.render_prompt(&question).map_err(|source| text(of.place, source))?;
         let images = row.images(&(0..last).collect::<Vec<_>>());
         let encoded = self.tokenize(&Written::Spans(Rendered::prompt(prompt)), images.len(), of.place)?;
-        let encoded = self.with_pixels(of, TextRow { text: encoded, images }, true)?;
-        Ok(Prompt { encoded, answer })
+        Ok((TextRow { text: encoded, images }, answer))
     }
 
     /// Encodes a conversation that is not a record, with these images, up to where its answer begins.
@@ -304,12 +314,36 @@ impl Encoder {
         conversation: &Conversation,
         images: &[I],
     ) -> Result<Encoded, DataError> {
-        let mut conversation = conversation.clone();
-        conversation.messages.push(Message::text(Role::Assistant, ""));
         let images: Vec<ImageSource> = images.iter().cloned().map(Into::into).collect();
         let place = Place { file: Path::new("--prompt").into(), line: 1 };
         let of = Of { id: "", index: 0, place: &place, images: Pictures::Given(&images) };
-        Ok(self.question(conversation, Learns::Answers, &of)?.encoded)
+        Ok(self.question(to_be_answered(conversation), Learns::Answers, &of)?.encoded)
+    }
+
+    /// As [`encode_question`](Self::encode_question), with images that are [`pixels`](Self::pixels) already: in a
+    /// conversation they come again with each question.
+    ///
+    /// # Errors
+    /// [`DataError::NoVision`], [`DataError::Text`].
+    pub fn encode_question_with(&self, conversation: &Conversation, pixels: &[&[f32]]) -> Result<Encoded, DataError> {
+        let place = Place { file: Path::new("--prompt").into(), line: 1 };
+        let of = Of { id: "", index: 0, place: &place, images: Pictures::Made(pixels.len()) };
+        let (text, _) = self.prompt_text(to_be_answered(conversation), Learns::Answers, &of)?;
+        let mut encoded = self.with_pixels(&of, text, false)?;
+        if let Some(image) = self.image.as_ref().filter(|_| !pixels.is_empty()) {
+            encoded.image_size = image.processor.crop_size();
+            encoded.pixel_values = pixels.concat();
+        }
+        Ok(encoded)
+    }
+
+    /// Normalized pixels of an image, `[3, height, width]`; nothing for a model without vision.
+    ///
+    /// # Errors
+    /// [`ImageError`] with the file's name.
+    pub fn pixels(&self, path: &Path) -> Result<Option<Vec<f32>>, ImageError> {
+        let Some(image) = &self.image else { return Ok(None) };
+        Ok(Some(image.processor.preprocess(&image::decode(path)?)))
     }
 
     /// Encodes a conversation that is not a record, with these images, from its first word to its last: what a model that
@@ -381,6 +415,13 @@ impl Encoder {
     }
 }
 
+/// With an answer to come.
+fn to_be_answered(conversation: &Conversation) -> Conversation {
+    let mut conversation = conversation.clone();
+    conversation.messages.push(Message::text(Role::Assistant, ""));
+    conversation
+}
+
 /// What a row is of.
 struct Of<'a> {
     id: &'a str,
@@ -399,6 +440,8 @@ impl<'a> Of<'a> {
 enum Pictures<'a> {
     Files(&'a [PathBuf]),
     Given(&'a [ImageSource]),
+    /// As many as were made into pixels elsewhere.
+    Made(usize),
 }
 
 impl Pictures<'_> {
@@ -406,6 +449,7 @@ impl Pictures<'_> {
         match self {
             Self::Files(paths) => paths.len(),
             Self::Given(sources) => sources.len(),
+            Self::Made(count) => *count,
         }
     }
 
@@ -414,6 +458,7 @@ impl Pictures<'_> {
         match self {
             Self::Files(paths) => paths.get(i).map(|path| image::decode(path)),
             Self::Given(sources) => sources.get(i).map(ImageSource::decode),
+            Self::Made(_) => None,
         }
     }
 }

@@ -91,6 +91,8 @@ pub struct TopToken {
 pub struct Usage {
     /// Tokens of the prompt, images included.
     pub prompt_tokens: u64,
+    /// Those of them that were not read, because an earlier prompt began with them.
+    pub cached_tokens: u64,
     /// Tokens written, over all choices.
     pub completion_tokens: u64,
 }

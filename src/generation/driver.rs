@@ -37,6 +37,16 @@ pub trait StepModel {
     /// # Errors
     /// What goes wrong on the device.
     fn keep(&mut self, lanes: &[usize]) -> Result<(), Self::Error>;
+
+    /// The row whose lane this is has ended. It is still there; [`keep`](Self::keep) drops it. A model may remember what
+    /// it holds for a later prompt that begins alike.
+    fn ended(&mut self, _lane: usize) {}
+
+    /// Tokens of each prompt of the last [`start`](Self::start) that were known from another row and not read again;
+    /// empty where none were.
+    fn reused(&self) -> &[usize] {
+        &[]
+    }
 }
 
 impl<M: StepModel> StepModel for &mut M {
@@ -53,6 +63,14 @@ impl<M: StepModel> StepModel for &mut M {
 
     fn keep(&mut self, lanes: &[usize]) -> Result<(), Self::Error> {
         (**self).keep(lanes)
+    }
+
+    fn ended(&mut self, lane: usize) {
+        (**self).ended(lane);
+    }
+
+    fn reused(&self) -> &[usize] {
+        (**self).reused()
     }
 }
 
@@ -93,6 +111,7 @@ pub struct Batch<M: StepModel> {
     /// Tokens that the lanes are fed next.
     tokens: Vec<u32>,
     admitted: u64,
+    reused: Vec<(u64, usize)>,
     done: Vec<(u64, Result<Vec<Sequence>, DecodeError>)>,
 }
 
@@ -108,7 +127,8 @@ pub type OnEvent<'a> = dyn FnMut(u64, Event) -> ControlFlow<()> + 'a;
 impl<M: StepModel> Batch<M> {
     /// No rows yet; the model has no lanes.
     pub fn new(model: M) -> Self {
-        Self { model, rows: Vec::new(), moves: None, tokens: Vec::new(), admitted: 0, done: Vec::new() }
+        let (rows, reused, done) = (Vec::new(), Vec::new(), Vec::new());
+        Self { model, rows, moves: None, tokens: Vec::new(), admitted: 0, reused, done }
     }
 
     /// Lanes in progress: what bounds the memory of a step.
@@ -157,10 +177,12 @@ impl<M: StepModel> Batch<M> {
         }
         self.settle()?;
         let answers = self.model.start(prompts, &asks).map_err(BatchError::Model)?;
+        let reused = entering.iter().zip(self.model.reused()).filter(|(_, tokens)| **tokens > 0);
+        self.reused.extend(reused.map(|(row, tokens)| (row.number, *tokens)));
         let present = std::mem::take(&mut self.rows);
         let (lanes, mut tokens) = (self.tokens.len(), std::mem::take(&mut self.tokens));
         let mut moves: Vec<usize> = (0..lanes).collect();
-        let fed = self.take(entering, answers, on_event)?;
+        let fed = self.take(entering, answers, lanes, on_event)?;
         moves.extend(fed.parents.iter().map(|parent| lanes + parent));
         tokens.extend(fed.tokens);
         let entered = std::mem::replace(&mut self.rows, present);
@@ -182,7 +204,7 @@ impl<M: StepModel> Batch<M> {
         let asks: Vec<Ask> = self.rows.iter().flat_map(|row| row.state.asks()).collect();
         let answers = self.model.step(&self.tokens, &asks).map_err(BatchError::Model)?;
         let rows = std::mem::take(&mut self.rows);
-        let fed = self.take(rows, answers, on_event)?;
+        let fed = self.take(rows, answers, 0, on_event)?;
         self.tokens = fed.tokens;
         self.plan(fed.parents, asks.len());
         Ok(!self.rows.is_empty())
@@ -194,6 +216,9 @@ impl<M: StepModel> Batch<M> {
         let start: usize = self.rows[..place].iter().map(|row| row.state.lanes()).sum();
         let mut row = self.rows.remove(place);
         let lanes = start..start + row.state.lanes();
+        if !lanes.is_empty() {
+            self.model.ended(self.moves.as_ref().map_or(start, |moves| moves[start]));
+        }
         self.tokens.drain(lanes.clone());
         let all = self.tokens.len() + lanes.len();
         let mut moves = self.moves.take().unwrap_or_else(|| (0..all).collect());
@@ -201,6 +226,12 @@ impl<M: StepModel> Batch<M> {
         self.moves = Some(moves);
         row.state.cancel();
         self.done.push((number, Ok(row.state.finish())));
+    }
+
+    /// Tokens of rows' prompts that were not read, because another row had read them; of the rows that were admitted since
+    /// this was asked, those that have any.
+    pub fn take_reused(&mut self) -> Vec<(u64, usize)> {
+        std::mem::take(&mut self.reused)
     }
 
     /// The rows that are done, each with its answers or with what was wrong with it, in the order in which they ended.
@@ -214,11 +245,12 @@ impl<M: StepModel> Batch<M> {
     }
 
     /// Hands `answers` to `rows`; those that go on become the batch's. The parents in what it returns are lanes of
-    /// `rows`.
+    /// `rows`, the first of which is the model's lane `first`.
     fn take(
         &mut self,
         rows: Vec<InProgress>,
         mut answers: Answers,
+        first: usize,
         on_event: &mut OnEvent<'_>,
     ) -> Result<Next, BatchError<M::Error>> {
         let expected: usize = rows.iter().map(|row| row.state.lanes()).sum();
@@ -236,15 +268,27 @@ impl<M: StepModel> Batch<M> {
             let alike = similarities.get(start..start + count).unwrap_or_default();
             match row.state.push(own, alike) {
                 Err(error) => self.done.push((row.number, Err(error))),
-                Ok(next) => self.advance(row, next, start, on_event, &mut all),
+                Ok(next) => {
+                    if !self.advance(row, next, start, on_event, &mut all) {
+                        self.model.ended(first + start);
+                    }
+                }
             }
             start += count;
         }
         Ok(all)
     }
 
-    /// Reports a row's events, and gives it its place among those that go on, or among those that are done.
-    fn advance(&mut self, mut row: InProgress, next: Next, start: usize, on_event: &mut OnEvent<'_>, all: &mut Next) {
+    /// Reports a row's events, and gives it its place among those that go on, or among those that are done. `false` where it
+    /// is done.
+    fn advance(
+        &mut self,
+        mut row: InProgress,
+        next: Next,
+        start: usize,
+        on_event: &mut OnEvent<'_>,
+        all: &mut Next,
+    ) -> bool {
         for event in next.events {
             if on_event(row.number, event).is_break() {
                 row.state.cancel();
@@ -253,11 +297,12 @@ impl<M: StepModel> Batch<M> {
         }
         if row.state.lanes() == 0 {
             self.done.push((row.number, Ok(row.state.finish())));
-            return;
+            return false;
         }
         all.parents.extend(next.parents.iter().map(|parent| start + parent));
         all.tokens.extend(next.tokens);
         self.rows.push(row);
+        true
     }
 
     /// Remembers what becomes of the model's `lanes` lanes before its next call.

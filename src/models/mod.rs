@@ -50,6 +50,12 @@ pub trait CausalLm: Module + ModuleDisplay + Sync {
     /// An empty key-value cache.
     fn new_cache(&self) -> KvCache;
 
+    /// Whether a token's key and value depend on nothing that comes after it, so that a longer sequence goes on from a
+    /// shorter one's cache. Not where rotations depend on the length.
+    fn keys_stay(&self) -> bool {
+        true
+    }
+
     /// Width of the hidden states.
     fn hidden_size(&self) -> usize;
 

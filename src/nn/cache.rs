@@ -186,6 +186,34 @@ impl KvCache {
         self.length = self.length.min(length);
     }
 
+    /// A copy of one row without the padding in front of it, in as much memory as it needs.
+    pub fn row(&self, row: usize, padding: usize) -> Self {
+        let own = |x: &Tensor<3>, length: usize| {
+            lengthened(x.clone().narrow(0, row, 1).narrow(1, padding, length - padding), length - padding)
+        };
+        let layer = |layer: &LayerCache| LayerCache {
+            held: layer.held.as_ref().map(|Held { k, v, length }| Held {
+                k: own(k, *length),
+                v: own(v, *length),
+                length: length - padding,
+            }),
+            ..LayerCache::default()
+        };
+        Self { layers: self.layers.iter().map(layer).collect(), length: self.length - padding }
+    }
+
+    /// A copy of the first `length` tokens of every row, with memory for `room`: other rows go on from there, while these
+    /// stay what they are.
+    pub fn beginning(&self, length: usize, room: usize) -> Self {
+        let own = |x: &Tensor<3>| lengthened(x.clone().narrow(1, 0, length), room.max(length));
+        let layer = |layer: &LayerCache| LayerCache {
+            held: layer.held.as_ref().map(|Held { k, v, .. }| Held { k: own(k), v: own(v), length }),
+            room,
+            ..LayerCache::default()
+        };
+        Self { layers: self.layers.iter().map(layer).collect(), length }
+    }
+
     /// Forgets the first `tokens` of every row, which must be padding in all of them.
     pub fn forget_front(&mut self, tokens: usize) {
         let without = |buffer: Tensor<3>| {
@@ -278,6 +306,22 @@ mod tests {
         let moved = at(&cache);
         filled(&mut cache, 2, &[1; 19]);
         assert_eq!(at(&cache), moved);
+    }
+
+    #[test]
+    fn what_goes_on_from_a_row_does_not_change_it() {
+        let mut cache = KvCache::new(1).with_room(30);
+        let all = Tensor::cat(filled(&mut cache, 2, &[4, 2]), 1);
+        let row = cache.row(1, 2);
+        let expected = all.clone().slice([1..2, 2..6]);
+        assert_eq!((host(keys(&row)), row.length), (host(expected.clone()), 4));
+        assert_eq!(row.layers[0].held.as_ref().unwrap().k.dims(), [1, 4, 4], "no room is kept");
+        let mut next = row.beginning(3, 10);
+        let more = Tensor::cat(filled(&mut next, 1, &[2]), 1);
+        let whole = Tensor::cat(vec![expected.clone().narrow(1, 0, 3), more], 1);
+        assert_eq!((host(keys(&next)), next.length), (host(whole), 5));
+        assert_eq!(next.layers[0].held.as_ref().unwrap().k.dims()[1], 10);
+        assert_eq!((host(keys(&row)), host(keys(&cache))), (host(expected), host(all)));
     }
 
     #[test]

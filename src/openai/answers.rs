@@ -215,6 +215,17 @@ pub struct UsageAnswer {
     /// Both.
     #[serde(default)]
     pub total_tokens: u64,
+    /// More about the prompt's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens_details: Option<PromptTokensDetails>,
+}
+
+/// More about a prompt's tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromptTokensDetails {
+    /// Those that were not read, because an earlier prompt began with them. Some servers write `null`.
+    #[serde(default)]
+    pub cached_tokens: Option<u64>,
 }
 
 /// The answer to a request for embeddings.

@@ -24,7 +24,7 @@ mod tests;
 pub use answers::{
     ChatAnswer, ChatChoice, ChatChunk, ChatDelta, ChatLogprobs, ChatMessageAnswer, ChunkChoice, ClassifyAnswer,
     ClassifyItem, Completion, CompletionChoice, CompletionLogprobs, EmbeddingAnswer, EmbeddingItem, EmbeddingValues,
-    ModelCard, ModelList, ScoreAnswer, ScoreItem, TokenLogprob, TopLogprob, UsageAnswer, finite,
+    ModelCard, ModelList, PromptTokensDetails, ScoreAnswer, ScoreItem, TokenLogprob, TopLogprob, UsageAnswer, finite,
 };
 pub use error::{ErrorAnswer, ErrorObject, RequestError, error_message};
 pub use fields::{HARMLESS, NEUTRAL};

@@ -79,6 +79,7 @@ impl Job {
                 Event::Done(usage) => {
                     self.open -= 1;
                     self.usage.prompt_tokens += usage.prompt_tokens;
+                    self.usage.cached_tokens += usage.cached_tokens;
                     self.usage.completion_tokens += usage.completion_tokens;
                     self.app.metrics.tokens(usage.prompt_tokens, usage.completion_tokens);
                 }

@@ -26,12 +26,12 @@ use super::page::page;
 use super::prepare::{Prepared, Rules};
 use super::server::Phase;
 use super::settings::ServeSettings;
-use super::shapes::{Head, Kind, Pieces, Whole, json, usage};
+use super::shapes::{Head, Kind, Pieces, Whole, json};
 use super::stream::stream;
-use crate::engine::{ModelInfo, Usage};
+use crate::engine::ModelInfo;
 use crate::openai::{
     ClassifyAnswer, ClassifyItem, EmbeddingAnswer, EmbeddingItem, EmbeddingValues, Encoding, ModelCard, ModelList,
-    ScoreAnswer, ScoreItem,
+    ScoreAnswer, ScoreItem, UsageAnswer,
 };
 
 /// What all requests share.
@@ -188,7 +188,7 @@ async fn embeddings(asked: Asked, body: Body) -> Result<Response, ApiError> {
         };
         EmbeddingItem { object: "embedding".to_owned(), index, embedding }
     });
-    let usage = usage(Usage { prompt_tokens: tokens, completion_tokens: 0 });
+    let usage = read_usage(tokens);
     Ok(answer(json(&EmbeddingAnswer { object: "list".to_owned(), data: items.collect(), model, usage })))
 }
 
@@ -202,7 +202,7 @@ async fn scores(asked: Asked, body: Body) -> Result<Response, ApiError> {
     let item = |(index, score)| ScoreItem { index, object: "score".to_owned(), score };
     let data = found.iter().map(|scored| scored.score).enumerate().map(item).collect();
     let (id, object, created) = (format!("score-{}", visit.id), "list".to_owned(), now());
-    let usage = usage(Usage { prompt_tokens: tokens, completion_tokens: 0 });
+    let usage = read_usage(tokens);
     Ok(answer(json(&ScoreAnswer { id, object, created, model, data, usage })))
 }
 
@@ -220,8 +220,13 @@ async fn classes(asked: Asked, body: Body) -> Result<Response, ApiError> {
         ClassifyItem { index, label, num_classes: probs.len(), probs }
     });
     let (id, object, created, data) = (format!("classify-{}", visit.id), "list".to_owned(), now(), data.collect());
-    let usage = usage(Usage { prompt_tokens: tokens, completion_tokens: 0 });
+    let usage = read_usage(tokens);
     Ok(answer(json(&ClassifyAnswer { id, object, created, model, data, usage })))
+}
+
+/// What it took to read so many tokens and write none.
+fn read_usage(tokens: u64) -> UsageAnswer {
+    UsageAnswer { prompt_tokens: tokens, total_tokens: tokens, ..UsageAnswer::default() }
 }
 
 fn answer(json: String) -> Response {

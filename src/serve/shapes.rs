@@ -9,8 +9,8 @@ use super::prepare::Form;
 use crate::engine::{Finish, Token, TopToken, Usage};
 use crate::openai::{
     ChatAnswer, ChatChoice, ChatChunk, ChatDelta, ChatLogprobs, ChatMessageAnswer, ChunkChoice, Completion,
-    CompletionChoice, CompletionLogprobs, DONE, FunctionCall, TokenLogprob, TopLogprob, UsageAnswer, WireToolCall,
-    event, finite,
+    CompletionChoice, CompletionLogprobs, DONE, FunctionCall, PromptTokensDetails, TokenLogprob, TopLogprob,
+    UsageAnswer, WireToolCall, event, finite,
 };
 use crate::text::{ToolCall, ToolText};
 
@@ -264,9 +264,15 @@ pub(super) fn json(answer: &impl Serialize) -> String {
     serde_json::to_string(answer).unwrap_or_else(|error| format!("{{\"error\":{{\"message\":\"{error}\"}}}}"))
 }
 
-pub(super) fn usage(used: Usage) -> UsageAnswer {
-    let Usage { prompt_tokens, completion_tokens } = used;
-    UsageAnswer { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens }
+fn usage(used: Usage) -> UsageAnswer {
+    let Usage { prompt_tokens, cached_tokens, completion_tokens } = used;
+    let details = PromptTokensDetails { cached_tokens: Some(cached_tokens) };
+    UsageAnswer {
+        prompt_tokens,
+        completion_tokens,
+        total_tokens: prompt_tokens + completion_tokens,
+        prompt_tokens_details: Some(details),
+    }
 }
 
 fn words(tokens: &[Token]) -> String {

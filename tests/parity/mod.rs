@@ -5,7 +5,7 @@
 
 mod adapters;
 mod alignment;
-mod case;
+pub(crate) mod case;
 mod errors;
 mod forward;
 mod generation;

@@ -1,6 +1,7 @@
 //! Recipes as programs: the command line, bad input, resuming, killing.
 
 mod alignment;
+mod chat;
 mod cli;
 mod evaluate;
 mod memory_settings;

@@ -29,7 +29,10 @@ fn chats_are_answered() {
         json!([{"index": 0, "message": {"role": "assistant", "content": "You said: hello there", "refusal": null},
             "logprobs": null, "finish_reason": "stop"}])
     );
-    assert_eq!(body["usage"], json!({"prompt_tokens": 18, "completion_tokens": 4, "total_tokens": 22}));
+    let details = json!({"cached_tokens": 0});
+    let usage =
+        json!({"prompt_tokens": 18, "completion_tokens": 4, "total_tokens": 22, "prompt_tokens_details": details});
+    assert_eq!(body["usage"], usage);
     // Several answers; one that is cut; an adapter; no model at all.
     let body = server.post("/v1/chat/completions", &with(with(chat("x"), "n", 3), "model", "team/adapter")).json();
     let contents: Vec<&str> =

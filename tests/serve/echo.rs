@@ -129,7 +129,8 @@ fn answer(request: &Request, events: &Events, delay: Duration) -> bool {
             return false;
         }
     }
-    events.send(Event::Done(Usage { prompt_tokens: words.chars().count() as u64, completion_tokens: written }))
+    let prompt_tokens = words.chars().count() as u64;
+    events.send(Event::Done(Usage { prompt_tokens, cached_tokens: 0, completion_tokens: written }))
 }
 
 /// The pieces of an answer: words of a chat, with log-probabilities and in completions characters.

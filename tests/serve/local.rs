@@ -33,7 +33,7 @@ fn engine(model: &Path, adapter: Option<&str>, adapters: &[(&str, &str)], lanes:
     let adapter = adapter.map(fixture);
     let common = Common { model: model.to_owned(), adapter, vision_from: None, device, template: None };
     let adapters = adapters.iter().map(|(name, dir)| ((*name).to_owned(), fixture(dir))).collect();
-    LocalEngine::open(LocalSettings { common, adapters, lanes }).unwrap()
+    LocalEngine::open(LocalSettings { common, adapters, lanes, reuse: firebrick::generation::Reuse::OFF }).unwrap()
 }
 
 fn server(settings: ServeSettings, engine: LocalEngine) -> Running {

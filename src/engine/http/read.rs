@@ -149,5 +149,7 @@ fn tool_call(call: WireToolCall) -> ToolCall {
 
 fn usage(usage: Option<UsageAnswer>) -> Usage {
     let usage = usage.unwrap_or_default();
-    Usage { prompt_tokens: usage.prompt_tokens, completion_tokens: usage.completion_tokens }
+    let cached_tokens = usage.prompt_tokens_details.and_then(|details| details.cached_tokens).unwrap_or_default();
+    let UsageAnswer { prompt_tokens, completion_tokens, .. } = usage;
+    Usage { prompt_tokens, cached_tokens, completion_tokens }
 }

@@ -42,7 +42,7 @@ fn many_requests_are_answered_several_at_once() {
         let answer = answer.unwrap();
         assert_eq!(answer.choices[0].text, format!("{i}z").chars().rev().collect::<String>());
         assert_eq!((answer.model.as_str(), answer.choices[0].finish), ("base", Finish::Stop));
-        assert_eq!(answer.usage, Usage { prompt_tokens: 3, completion_tokens: 2 });
+        assert_eq!(answer.usage, Usage { prompt_tokens: 3, cached_tokens: 0, completion_tokens: 2 });
     }
     assert_eq!(server.state().busiest, 4);
     // The list of models is asked for once.

@@ -5,8 +5,8 @@ use super::config::LlamaConfig;
 use crate::models::CausalLm;
 use crate::nn::recompute::Chain;
 use crate::nn::{
-    Activation, AttentionSpec, Embedding, KvCache, LayerCache, Linear, RmsNorm, Rope, SequenceLayout, attention,
-    gated_mlp,
+    Activation, AttentionSpec, Embedding, KvCache, LayerCache, Linear, RmsNorm, Rope, RopeScaling, SequenceLayout,
+    attention, gated_mlp,
 };
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
@@ -129,6 +129,10 @@ impl CausalLm for LlamaForCausalLm {
 
     fn new_cache(&self) -> KvCache {
         KvCache::new(self.layers.len())
+    }
+
+    fn keys_stay(&self) -> bool {
+        !matches!(self.config.rope().scaling, RopeScaling::Dynamic { .. })
     }
 
     fn hidden_size(&self) -> usize {

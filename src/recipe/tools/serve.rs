@@ -2,12 +2,16 @@
 
 use super::answering::{LocalBackend, LocalEngine, LocalSettings};
 use super::{Common, at_least_one};
+use crate::generation::Reuse;
 use crate::recipe::RecipeError;
 use crate::serve::{Secret, ServeSettings, Server};
 use clap::Parser;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// Tokens of conversations that are kept. A model of 7 billion parameters takes half a megabyte for each, in 16 bits.
+const REUSED_TOKENS: usize = 32_768;
 
 /// Answers over HTTP: /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics, and a chat page at /.
 #[derive(Clone, Debug, Parser)]
@@ -37,6 +41,10 @@ pub struct Serve {
     /// Prompts that may wait; more are told to come back later
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = at_least_one)]
     pub max_queue: usize,
+    /// Conversations of each model that stay in memory, so that only what is new of their next prompt is read (at most
+    /// 32768 tokens of all together); 0 keeps none
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub reuse_prompts: usize,
     /// Most tokens of an answer
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = at_least_one)]
     pub max_tokens: usize,
@@ -58,7 +66,8 @@ impl Serve {
             ..ServeSettings::default()
         };
         settings.limits.max_tokens = u32::try_from(self.max_tokens).unwrap_or(u32::MAX);
-        let local = LocalSettings { common: self.common, adapters: self.adapters, lanes: self.max_num_seqs };
+        let reuse = Reuse { rows: self.reuse_prompts, tokens: REUSED_TOKENS };
+        let local = LocalSettings { common: self.common, adapters: self.adapters, lanes: self.max_num_seqs, reuse };
         let backend = LocalBackend::new(LocalEngine::open(local)?);
         let server = Server::bind(settings, Arc::new(backend))?;
         let handle = server.handle();

@@ -69,7 +69,7 @@ impl Engine for Parrot {
                 "gone" => Err(EngineError::Failed { request: request.id.clone(), reason: "no engine".to_owned() }),
                 _ => Ok(Answer {
                     choices: (0..request.n).map(|number| choice(request, &asked, number)).collect(),
-                    usage: Usage { prompt_tokens: 2, completion_tokens: 3 },
+                    usage: Usage { prompt_tokens: 2, cached_tokens: 0, completion_tokens: 3 },
                     ..Answer::default()
                 }),
             };

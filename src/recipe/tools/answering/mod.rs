@@ -15,6 +15,7 @@ pub use served::LocalBackend;
 use super::{Common, Ready, Tool, Weights, is_adapter, ready};
 use crate::checkpoint::{CheckpointError, read_json};
 use crate::engine::{Answer, Engine, EngineError, Finish, Finished, ModelInfo, Request, ScoreRequest, Token, Usage};
+use crate::generation::Reuse;
 use crate::generation::sequence::Sequence;
 use crate::image::ImageProcessor;
 use crate::models::{CausalLm, LanguageModel};
@@ -43,6 +44,8 @@ pub struct LocalSettings {
     pub adapters: Vec<(String, PathBuf)>,
     /// Answers that are decoded at once.
     pub lanes: usize,
+    /// What each model keeps of answers that have ended, for prompts that begin alike.
+    pub reuse: Reuse,
 }
 
 /// An engine over a checkpoint on this machine. Dropped, it ends what it has begun.
@@ -225,7 +228,7 @@ impl Tool for Opening {
         vision: V,
         projector: P,
     ) -> anyhow::Result<LocalEngine> {
-        let Self { settings: LocalSettings { common, adapters, lanes }, name, first } = self;
+        let Self { settings: LocalSettings { common, adapters, lanes, reuse }, name, first } = self;
         let own_head = folder.head();
         let base = ready(&common, folder, &model, &vision, &projector, Weights::AsStored)?;
         let mut served = vec![Served::new(ModelInfo { id: name.clone(), parent: None }, base.clone(), own_head)?];
@@ -241,8 +244,9 @@ impl Tool for Opening {
         }
         let models: Vec<ModelInfo> = served.iter().map(|one| one.info.clone()).collect();
         let (jobs, receiver) = channel();
-        let thread =
-            std::thread::Builder::new().name("model".to_owned()).spawn(move || work(&served, &receiver, lanes))?;
+        let thread = std::thread::Builder::new()
+            .name("model".to_owned())
+            .spawn(move || work(&served, &receiver, lanes, reuse))?;
         Ok(LocalEngine { name, models, jobs: Some(jobs), thread: Some(thread) })
     }
 }

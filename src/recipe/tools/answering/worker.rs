@@ -5,12 +5,12 @@ use super::reading::{Reading, WINDOW, read};
 use super::{Failure, Job, Listener, Work};
 use crate::checkpoint::{CheckpointError, read_json};
 use crate::engine::{Finish, ModelInfo, Pooling, Prompt, Usage};
-use crate::generation::Lanes;
 use crate::generation::driver::{Batch, Request as Row};
 use crate::generation::row::RowSettings;
 use crate::generation::sequence::Event;
 use crate::generation::settings::CheckpointDefaults;
 use crate::generation::stop::FinishReason;
+use crate::generation::{Lanes, Reuse};
 use crate::models::{CausalLm, LanguageModel};
 use crate::objectives::Head;
 use crate::projector::Projector;
@@ -79,6 +79,7 @@ struct Running<'a, M: LanguageModel, V: VisionEncoder, P: Projector> {
     served: &'a Served<M, V, P>,
     batch: Batch<Lanes<'a, M::Model, V::Model, P::Model>>,
     open: HashMap<u64, Open>,
+    reuse: Reuse,
     /// Rows that were admitted: the number of the next one.
     admitted: u64,
 }
@@ -87,6 +88,7 @@ struct Running<'a, M: LanguageModel, V: VisionEncoder, P: Projector> {
 struct Open {
     listener: Box<dyn Listener>,
     prompt_tokens: u64,
+    cached_tokens: u64,
 }
 
 /// Answers until nobody can ask any more.
@@ -94,8 +96,9 @@ pub(super) fn work<M: LanguageModel, V: VisionEncoder, P: Projector>(
     served: &[Served<M, V, P>],
     jobs: &Receiver<Vec<Work>>,
     lanes: usize,
+    reuse: Reuse,
 ) {
-    let mut running: Vec<Running<'_, M, V, P>> = served.iter().map(Running::new).collect();
+    let mut running: Vec<Running<'_, M, V, P>> = served.iter().map(|one| Running::new(one, reuse)).collect();
     let mut waiting = VecDeque::new();
     loop {
         let busy = running.iter().map(|one| one.batch.lanes()).sum();
@@ -167,13 +170,13 @@ fn next<M: LanguageModel, V: VisionEncoder, P: Projector>(
 }
 
 impl<'a, M: LanguageModel, V: VisionEncoder, P: Projector> Running<'a, M, V, P> {
-    fn new(served: &'a Served<M, V, P>) -> Self {
-        Self { served, batch: Self::batch(served), open: HashMap::new(), admitted: 0 }
+    fn new(served: &'a Served<M, V, P>, reuse: Reuse) -> Self {
+        Self { served, batch: Self::batch(served, reuse), open: HashMap::new(), reuse, admitted: 0 }
     }
 
-    fn batch(served: &'a Served<M, V, P>) -> Batch<Lanes<'a, M::Model, V::Model, P::Model>> {
+    fn batch(served: &'a Served<M, V, P>, reuse: Reuse) -> Batch<Lanes<'a, M::Model, V::Model, P::Model>> {
         let Ready { loaded, encoder, device } = &served.ready;
-        Batch::new(Lanes::new(&loaded.model, pad_id(&encoder.tokenizer), ROOM, device))
+        Batch::new(Lanes::new(&loaded.model, pad_id(&encoder.tokenizer), ROOM, device).with_reuse(reuse))
     }
 
     fn admit(&mut self, jobs: Vec<Job>) {
@@ -187,7 +190,7 @@ impl<'a, M: LanguageModel, V: VisionEncoder, P: Projector> Running<'a, M, V, P> 
                         listener.prompt(tokens);
                     }
                     let prompt: Vec<u32> = encoded.input_ids.clone();
-                    let open = Open { listener, prompt_tokens: prompt.len() as u64 };
+                    let open = Open { listener, prompt_tokens: prompt.len() as u64, cached_tokens: 0 };
                     self.open.insert(self.admitted, open);
                     self.admitted += 1;
                     let stream = self.served.ready.encoder.tokenizer.stream();
@@ -203,6 +206,11 @@ impl<'a, M: LanguageModel, V: VisionEncoder, P: Projector> Running<'a, M, V, P> 
         }
         let (open, tokenizer) = (&mut self.open, &self.served.ready.encoder.tokenizer);
         let admitted = self.batch.admit(rows, &mut |row, event| tell(open, tokenizer, row, event));
+        for (row, tokens) in self.batch.take_reused() {
+            if let Some(open) = self.open.get_mut(&row) {
+                open.cached_tokens = tokens as u64;
+            }
+        }
         self.after(admitted.map(|_| ()).map_err(|error| error.to_string()));
     }
 
@@ -223,14 +231,14 @@ impl<'a, M: LanguageModel, V: VisionEncoder, P: Projector> Running<'a, M, V, P> 
     /// Tells what has ended.
     fn after(&mut self, result: Result<(), String>) {
         for (row, result) in self.batch.take_done() {
-            let Some(Open { mut listener, prompt_tokens }) = self.open.remove(&row) else { continue };
+            let Some(Open { mut listener, prompt_tokens, cached_tokens }) = self.open.remove(&row) else { continue };
             match result {
                 Ok(sequences) => {
                     for (choice, sequence) in sequences.iter().enumerate() {
                         listener.whole(choice, sequence, &self.served.ready.encoder.tokenizer);
                     }
                     let completion_tokens = sequences.iter().map(|sequence| sequence.ids.len() as u64).sum();
-                    listener.done(Usage { prompt_tokens, completion_tokens });
+                    listener.done(Usage { prompt_tokens, cached_tokens, completion_tokens });
                 }
                 Err(error) => listener.failed(Failure::Broken(error.to_string())),
             }
@@ -239,7 +247,7 @@ impl<'a, M: LanguageModel, V: VisionEncoder, P: Projector> Running<'a, M, V, P> 
             for (_, open) in self.open.drain() {
                 open.listener.failed(Failure::Broken(error.clone()));
             }
-            self.batch = Self::batch(self.served);
+            self.batch = Self::batch(self.served, self.reuse);
             self.admitted = 0;
         }
     }

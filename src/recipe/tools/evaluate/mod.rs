@@ -14,6 +14,7 @@ use super::answering::LocalSettings;
 use super::sample::{NewFile, above_zero};
 use super::{Common, at_least_one};
 use crate::device::DeviceRequest;
+use crate::generation::Reuse;
 use crate::metrics::{AnyMetric, Bootstrap, Facts, MetricError, Registry};
 use crate::pipelines::evaluation::{
     Compared, EvaluationError, Figure, Record, System, figure, measure, pair, registry,
@@ -261,7 +262,7 @@ impl Evaluate {
             questions.iter_mut().try_for_each(|one| references.fill(&mut one.record, &one.place))?;
         }
         let name = model.display().to_string();
-        let local = LocalSettings { common, adapters: Vec::new(), lanes: self.batch_size };
+        let local = LocalSettings { common, adapters: Vec::new(), lanes: self.batch_size, reuse: Reuse::OFF };
         let given = model::answer(&self.metrics, local, reference, self.generation(), &mut questions)?;
         let records = questions.into_iter().map(|one| Record::of(one.record, one.place));
         Ok(Subject { system: System { name, records: records.collect::<Result<_, _>>()? }, given })

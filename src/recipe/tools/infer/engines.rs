@@ -5,6 +5,7 @@ use super::super::answering::{LocalEngine, LocalSettings};
 use super::options::EngineOptions;
 use crate::checkpoint::hub::Wanted;
 use crate::engine::{Engine, HttpEngine, HttpSettings, Prompt, Request};
+use crate::generation::Reuse;
 use crate::generation::settings::{CheckpointDefaults, Generation};
 use crate::pipelines::infer::{GenerationSetting, plain};
 use crate::recipe::{RecipeError, fetch, reference};
@@ -58,7 +59,12 @@ impl Chosen {
             device: options.device,
             template: options.template.clone(),
         };
-        Ok(Self::Local(LocalSettings { common, adapters: options.adapters.clone(), lanes: options.batch_size }))
+        Ok(Self::Local(LocalSettings {
+            common,
+            adapters: options.adapters.clone(),
+            lanes: options.batch_size,
+            reuse: Reuse::OFF,
+        }))
     }
 
     /// The models: what requests call each, and what its file is called.
@@ -84,7 +90,7 @@ impl Chosen {
                 let info = json!({"url": engine.name(), "served_models": models});
                 Ok((info.clone(), info))
             }
-            Self::Local(LocalSettings { common, adapters, lanes }) => {
+            Self::Local(LocalSettings { common, adapters, lanes, reuse: _ }) => {
                 let adapters_named: serde_json::Map<String, Value> =
                     adapters.iter().map(|(name, dir)| (name.clone(), json!(dir.display().to_string()))).collect();
                 let show = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
@@ -163,7 +169,7 @@ pub(super) fn judge(model: &Path, options: &EngineOptions) -> LocalSettings {
         device: options.device,
         template: options.template.clone(),
     };
-    LocalSettings { common, adapters: Vec::new(), lanes: options.batch_size }
+    LocalSettings { common, adapters: Vec::new(), lanes: options.batch_size, reuse: Reuse::OFF }
 }
 
 fn question() -> Prompt {
