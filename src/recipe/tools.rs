@@ -5,6 +5,7 @@ mod chat;
 mod combine;
 mod convert;
 mod merge;
+mod rewarding;
 mod score;
 #[cfg(feature = "serve")]
 mod serve;
@@ -19,6 +20,8 @@ pub use merge::Merge;
 pub use score::Score;
 #[cfg(feature = "serve")]
 pub use serve::Serve;
+
+pub(super) use rewarding::{check_reward_model, open_reward_model};
 
 use super::folder::ModelFolder;
 use super::opened::{Loaded, Opened};

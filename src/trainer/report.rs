@@ -16,7 +16,7 @@ const STYLE: &str = include_str!("report.css");
 /// Keys of a metrics row that are counters, not results.
 const COUNTERS: [&str; 6] = ["step", "epoch", "num_tokens", "phase", "time", "elapsed_seconds"];
 /// Charts of an objective's own metrics beyond which the page would drown.
-const MAX_EXTRA_CHARTS: usize = 10;
+const MAX_EXTRA_CHARTS: usize = 16;
 
 /// One resolved setting.
 #[derive(Clone, Debug)]
@@ -48,6 +48,43 @@ pub struct SamplePicture {
     pub after_correct: Option<bool>,
     /// What the model says of the record's rows, where it judges instead of answering.
     pub judged: Vec<JudgedRow>,
+    /// The record's label and what was predicted, where it has one.
+    pub class: Option<ClassPicture>,
+    /// What the evaluations of the run have of it, in order.
+    pub moments: Vec<Moment>,
+}
+
+/// A label and what a model makes of its record before and after training.
+#[derive(Clone, Debug)]
+pub struct ClassPicture {
+    /// The label.
+    pub label: String,
+    /// The label predicted before training, and whether it is right.
+    pub before: Option<(String, Option<bool>)>,
+    /// And after.
+    pub after: Option<(String, Option<bool>)>,
+    /// What the prediction is made of.
+    pub shares: Shares,
+}
+
+/// Numbers for each class or output, before and after training.
+#[derive(Clone, Debug)]
+pub enum Shares {
+    /// From 0 to 1.
+    Probabilities(Vec<f64>, Vec<f64>),
+    /// As the head yields them.
+    Scores(Vec<f64>, Vec<f64>),
+}
+
+/// What a model answered at one evaluation.
+#[derive(Clone, Debug)]
+pub struct Moment {
+    /// Optimizer steps done.
+    pub step: usize,
+    /// Its answer or answers.
+    pub text: String,
+    /// Metrics of this record.
+    pub values: Vec<(String, f64)>,
 }
 
 /// One row of a record with what the model said of it before and after training.
@@ -289,9 +326,16 @@ fn samples(report: &Report, html: &mut String) {
             let _ = write!(html, "<dt>expected</dt><dd>{}</dd>", escape(&sample.expected));
         }
         sample.judged.iter().for_each(|row| judged(row, html));
+        sample.class.iter().for_each(|found| class(found, html));
         answer("before", sample.before.as_deref(), sample.before_correct, html);
         answer("after", sample.after.as_deref(), sample.after_correct, html);
-        html.push_str("</dl></div></article>\n");
+        let values = sample.moments.last().map_or(&[][..], |moment| &moment.values);
+        if !values.is_empty() {
+            let _ = write!(html, "<dt>metrics</dt><dd class=\"values\">{}</dd>", metrics(values));
+        }
+        html.push_str("</dl>");
+        moments(&sample.moments, html);
+        html.push_str("</div></article>\n");
     }
     html.push_str("</div>\n</section>\n");
 }
@@ -313,6 +357,60 @@ fn judged(row: &JudgedRow, html: &mut String) {
         let _ = write!(html, " <span class=\"judged\">{before} → {after}</span>");
     }
     html.push_str("</dd>");
+}
+
+/// Name and number of each, kept together where lines break.
+fn metrics(values: &[(String, f64)]) -> String {
+    let one = |(name, value): &(String, f64)| {
+        let digits = if value.fract() == 0.0 { 0 } else { 3 };
+        format!("<span>{} <b>{value:.digits$}</b></span>", escape(&name.replace('_', " ")))
+    };
+    values.iter().map(one).collect::<Vec<_>>().join(" ")
+}
+
+fn class(found: &ClassPicture, html: &mut String) {
+    let _ = write!(html, "<dt>label</dt><dd>{}</dd>", escape(&found.label));
+    for (name, predicted) in [("predicted before", &found.before), ("predicted after", &found.after)] {
+        if let Some((label, right)) = predicted {
+            answer(name, Some(label), *right, html);
+        }
+    }
+    let (name, before, after) = match &found.shares {
+        Shares::Probabilities(before, after) => ("probabilities", before, after),
+        Shares::Scores(before, after) => ("scores", before, after),
+    };
+    if before.is_empty() && after.is_empty() {
+        return;
+    }
+    let _ = write!(html, "<dt>{name}</dt><dd><table class=\"shares\"><tbody>");
+    for output in 0..before.len().max(after.len()) {
+        let cell = |values: &[f64]| values.get(output).map_or("–".to_owned(), |value| format!("{value:.3}"));
+        let _ = write!(
+            html,
+            "<tr><td>{output}</td><td class=\"number\">{} → <b>{}</b></td></tr>",
+            cell(before),
+            cell(after)
+        );
+    }
+    html.push_str("</tbody></table></dd>");
+}
+
+/// The answers of all evaluations, folded away: most readers want the first and the last.
+fn moments(moments: &[Moment], html: &mut String) {
+    if moments.len() < 2 {
+        return;
+    }
+    let _ = write!(html, "<details><summary>{} evaluations</summary><ol class=\"moments\">", moments.len());
+    for Moment { step, text, values } in moments {
+        let text =
+            if text.trim().is_empty() { "<span class=\"empty\">nothing</span>".to_owned() } else { escape(text) };
+        let _ = write!(html, "<li><span class=\"step\">step {step}</span><div class=\"said\">{text}</div>");
+        if !values.is_empty() {
+            let _ = write!(html, "<div class=\"values\">{}</div>", metrics(values));
+        }
+        html.push_str("</li>");
+    }
+    html.push_str("</ol></details>");
 }
 
 fn answer(name: &str, text: Option<&str>, correct: Option<bool>, html: &mut String) {
@@ -439,6 +537,13 @@ mod tests {
                 before_correct: Some(false),
                 after_correct: None,
                 judged: vec![JudgedRow { name: text(), text: text(), before: vec![1.0], after: vec![0.5, 2.0] }],
+                class: Some(ClassPicture {
+                    label: text(),
+                    before: Some((text(), Some(true))),
+                    after: None,
+                    shares: Shares::Scores(vec![1.0], Vec::new()),
+                }),
+                moments: vec![Moment { step: 1, text: text(), values: vec![(text(), 0.5)] }; 2],
             }],
             dropped: vec![(text(), 3)],
             notes: vec![text()],
