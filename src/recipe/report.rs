@@ -217,7 +217,9 @@ fn judgement_from_json(value: &Value) -> Option<Judgement> {
 
 fn from_json(value: &Value) -> Answer {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let replies = value["generated"].as_array().into_iter().flatten();
+    // A run of an earlier version has one text.
+    let said = &value["generated"];
+    let replies = said.as_array().map_or_else(|| std::slice::from_ref(said), Vec::as_slice).iter();
     Answer {
         index: value["index"].as_u64().unwrap_or_default() as usize,
         expected: text(&value["expected"]),

@@ -131,9 +131,9 @@ impl<S: Shape> Shown<'_, S> {
         if !self.now.answers.is_empty() {
             return self.answers();
         }
-        match self.reading {
-            RowReading::Class | RowReading::Classes | RowReading::Numbers if S::ROWS == 1 => self.classes(),
-            _ => self.rows(),
+        match self.samples.first().and_then(|(_, sample)| label_of(sample)) {
+            Some(_) => self.classes(),
+            None => self.rows(),
         }
     }
 

@@ -105,14 +105,17 @@ impl Watch {
         self.metrics.iter().filter(|watched| watched.reads == Reads::Both).map(|watched| watched.metric.name())
     }
 
-    /// The names of the metrics.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.metrics.iter().map(|watched| watched.metric.name())
-    }
-
-    /// Whether there is nothing to compute.
-    pub fn is_empty(&self) -> bool {
-        self.metrics.is_empty() && self.reward.is_none()
+    /// What logs call the numbers, without `eval_`, where these models can be compared with.
+    pub(super) fn logged<P>(&self, others: &Others<P>) -> Vec<String> {
+        let compared = [("", matches!(others.anchor, Anchor::Model(..))), ("_sft", others.observer.is_some())];
+        let of = |watched: &Watched| -> Vec<String> {
+            let name = watched.metric.name();
+            match watched.reads {
+                Reads::Both => compared.iter().filter(|c| c.1).map(|(suffix, _)| format!("{name}{suffix}")).collect(),
+                _ => vec![name.to_owned()],
+            }
+        };
+        self.metrics.iter().flat_map(of).chain(self.reward.as_ref().map(|_| "reward".to_owned())).collect()
     }
 
     /// Has the models score the answers, as far as metrics read that.
@@ -355,8 +358,7 @@ mod tests {
     #[test]
     fn what_cannot_be_computed_is_refused_with_what_is_missing() {
         let probe = judged(&sample(), &Answer { replies: vec![Reply::default()], ..answer(&[]) }, |_| &None);
-        for (name, missing) in [("mrr", "candidate"), ("self_bleu", "second generated answer"), ("tool_call_name", "")]
-        {
+        for (name, missing) in [("mrr", "candidate"), ("self_bleu", "second generated answer")] {
             let error = Watch::new(vec![metric(name)], &probe).map(|_| ()).unwrap_err().to_string();
             assert!(error.contains(missing), "{error}");
         }

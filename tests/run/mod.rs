@@ -8,6 +8,7 @@ mod prompt_learning;
 mod resume;
 mod stages;
 mod tools;
+mod watching;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

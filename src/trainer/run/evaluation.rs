@@ -62,8 +62,8 @@ impl<P: Policy, O: Objective<Signal: Signal>, K: DataKind> Running<'_, '_, P, O,
             }
         }
         self.show(&model, eval, answered, &device)?;
-        self.note_best(&row)?;
         self.announce(&row, &values);
+        self.note_best(&row)?;
         self.log(row)?;
         self.window_started += started.elapsed();
         Ok(())
@@ -219,13 +219,12 @@ impl<P: Policy, O: Objective<Signal: Signal>, K: DataKind> Running<'_, '_, P, O,
         let (Some(eval), Some(model)) = (&self.trainer.eval, &self.model) else { return Ok(()) };
         let settings = self.trainer.settings;
         let wanted = settings.best_key();
-        let name = wanted.trim_start_matches("eval_");
+        let name = wanted.strip_prefix("eval_").unwrap_or(&wanted);
         let known = match name {
             "loss" => true,
             "token_accuracy" => <K::Shape as Shape>::IMITATES && <O::Signal as Signal>::GENERATES,
             "exact_match" => self.generated(Scope::Some) > 0,
-            "reward" => self.trainer.watch.reward.is_some() && self.generated(Scope::Some) > 0,
-            _ => self.trainer.watch.names().any(|watched| watched == name),
+            _ => self.trainer.watch.logged(&self.others).iter().any(|logged| logged == name),
         };
         if known {
             return Ok(());
@@ -244,7 +243,7 @@ impl<P: Policy, O: Objective<Signal: Signal>, K: DataKind> Running<'_, '_, P, O,
             }
             found = row.keys().filter(|key| key.starts_with("eval_") && *key != "eval_seconds").cloned().collect();
         }
-        found.extend(self.trainer.watch.names().map(|name| format!("eval_{name}")));
+        found.extend(self.trainer.watch.logged(&self.others).iter().map(|name| format!("eval_{name}")));
         if self.generated(Scope::Some) > 0 {
             found.push("eval_exact_match".to_owned());
         }
