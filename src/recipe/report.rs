@@ -8,7 +8,9 @@ use crate::example::Shape;
 use crate::pipelines::Prediction;
 use crate::settings::Resolved;
 use crate::text::{Message, Part, Role};
-use crate::trainer::report::{ClassPicture, JudgedRow, Moment, Report, SamplePicture, Setting, Shares, render};
+use crate::trainer::report::{
+    AnswerPicture, ClassPicture, JudgedRow, Moment, Report, SamplePicture, Setting, Shares, render,
+};
 use crate::trainer::state::Counters;
 use crate::trainer::track::{Sample, Tracker, Trackers};
 use crate::trainer::{
@@ -109,13 +111,18 @@ impl<D: DataKind> Samples<D> {
             return Ok(());
         }
         let pictures = self.pictures(said, &Said::default(), &[]);
+        let several = |picture: &SamplePicture| {
+            picture.before.iter().map(|answer| answer.text.as_str()).collect::<Vec<_>>().join(APART)
+        };
+        let generated: Vec<String> = pictures.iter().map(several).collect();
         let samples: Vec<Sample<'_>> = pictures
             .iter()
-            .map(|picture| Sample {
+            .zip(&generated)
+            .map(|(picture, generated)| Sample {
                 images: &picture.images,
                 question: &picture.question,
                 expected: &picture.expected,
-                generated: picture.before.as_deref().unwrap_or_default(),
+                generated,
             })
             .collect();
         Ok(trackers.samples(step, &samples)?)
@@ -146,10 +153,8 @@ impl<D: DataKind> Samples<D> {
                 expected: last.filter(|_| !self.judges).map(|last| words(&messages[last])).unwrap_or_default(),
                 judged,
                 class: label.map(|label| self.class(&label, before.row(index, 0), after.row(index, 0))),
-                before_correct: was.map(Answer::is_exact),
-                after_correct: is.map(Answer::is_exact),
-                before: was.map(texts),
-                after: is.map(texts),
+                before: was.map(pictures_of).unwrap_or_default(),
+                after: is.map(pictures_of).unwrap_or_default(),
                 moments: moments(&sample.id, told),
             })
         };
@@ -160,7 +165,7 @@ impl<D: DataKind> Samples<D> {
     fn class(&self, label: &Value, before: &[f64], after: &[f64]) -> ClassPicture {
         let predicted = |scores: &[f64]| {
             let found = self.reading.predicted(scores)?;
-            Some((found.to_string(), is_right(label, &found)))
+            Some(AnswerPicture { text: found.to_string(), right: is_right(label, &found) })
         };
         let shares = |scores: &[f64]| self.reading.probabilities(scores);
         ClassPicture {
@@ -184,7 +189,7 @@ fn moments(id: &str, told: &[(usize, Vec<Prediction>)]) -> Vec<Moment> {
         let answers = line.answers.iter();
         let generated = answers.filter(|answer| answer.id.bytes().all(|byte| byte.is_ascii_digit()));
         let texts: Vec<String> = generated.map(|answer| answer.content.trim().to_owned()).collect();
-        (!texts.is_empty()).then(|| Moment { step: *step, text: texts.join(APART), values: values.collect() })
+        (!texts.is_empty()).then(|| Moment { step: *step, texts, values: values.collect() })
     };
     told.iter().filter_map(one).collect()
 }
@@ -192,8 +197,9 @@ fn moments(id: &str, told: &[(usize, Vec<Prediction>)]) -> Vec<Moment> {
 /// What stands between several answers to one question.
 const APART: &str = "\n———\n";
 
-fn texts(answer: &Answer) -> String {
-    answer.replies.iter().map(|reply| reply.text.as_str()).collect::<Vec<_>>().join(APART)
+fn pictures_of(answer: &Answer) -> Vec<AnswerPicture> {
+    let right = |text: &str| Some(text.trim() == answer.expected.trim());
+    answer.replies.iter().map(|reply| AnswerPicture { text: reply.text.clone(), right: right(&reply.text) }).collect()
 }
 
 fn words(message: &Message) -> String {

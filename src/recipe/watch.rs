@@ -16,7 +16,9 @@ use crate::objectives::Objective;
 use crate::projector::Projector;
 use crate::settings::{Origin, Resolved};
 use crate::trainer::anchor::AnchorPlan;
-use crate::trainer::{Answer, EvalData, Reference, Reply, RewardScorer, RowReading, Signal, Watch, judged, spread};
+use crate::trainer::{
+    Answer, EvalData, Reference, Reply, RewardScorer, RowReading, Signal, Train, Watch, judged, spread,
+};
 use crate::vision::VisionEncoder;
 use rayon::prelude::*;
 use serde_json::json;
@@ -263,11 +265,15 @@ where
     }
 }
 
-/// Whether a setting was typed, and not to nothing.
+/// Whether a setting of `train` was typed, and not to nothing. A run's own config.json names every setting, those that
+/// nobody changed too.
 fn typed(resolved: &Resolved, key: &str) -> bool {
-    resolved.setting(key).is_some_and(|setting| {
-        matches!(setting.origin, Origin::CommandLine | Origin::File(_) | Origin::Recipe)
-            && !setting.value.is_null()
-            && setting.value != json!([])
+    let default = serde_json::to_value(Train::default()).unwrap_or_default();
+    let default = key.strip_prefix("train.").map(|name| default[name].clone()).unwrap_or_default();
+    resolved.setting(key).is_some_and(|setting| match setting.origin {
+        _ if setting.value.is_null() || setting.value == json!([]) || setting.value == json!(0) => false,
+        Origin::CommandLine | Origin::Recipe => true,
+        Origin::File(_) => setting.value != default,
+        _ => false,
     })
 }

@@ -3,10 +3,12 @@
 //! Styles, curves and pictures are inside the file; it loads nothing and runs no script, so that it can be mailed and opened
 //! years later. Everything that comes from outside (settings, questions, answers) is escaped.
 
+mod samples;
+
+pub use samples::{AnswerPicture, ClassPicture, JudgedRow, Moment, SamplePicture, Shares};
+
 use std::fmt::Write;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
 use super::chart::{Chart, Series, Unit};
@@ -27,77 +29,6 @@ pub struct Setting {
     pub value: String,
     /// Who set it: `default`, `recipe`, `file…` or `command line`.
     pub origin: String,
-}
-
-/// One record with what the model answered before and after training.
-#[derive(Clone, Debug, Default)]
-pub struct SamplePicture {
-    /// Media type and bytes of each picture, e.g. `("image/png", …)`.
-    pub images: Vec<(String, Vec<u8>)>,
-    /// The question.
-    pub question: String,
-    /// The answer of the data set.
-    pub expected: String,
-    /// The model's answer before training, where it was asked.
-    pub before: Option<String>,
-    /// Its answer after training.
-    pub after: Option<String>,
-    /// Whether the answer before counts as right.
-    pub before_correct: Option<bool>,
-    /// Whether the answer after counts as right.
-    pub after_correct: Option<bool>,
-    /// What the model says of the record's rows, where it judges instead of answering.
-    pub judged: Vec<JudgedRow>,
-    /// The record's label and what was predicted, where it has one.
-    pub class: Option<ClassPicture>,
-    /// What the evaluations of the run have of it, in order.
-    pub moments: Vec<Moment>,
-}
-
-/// A label and what a model makes of its record before and after training.
-#[derive(Clone, Debug)]
-pub struct ClassPicture {
-    /// The label.
-    pub label: String,
-    /// The label predicted before training, and whether it is right.
-    pub before: Option<(String, Option<bool>)>,
-    /// And after.
-    pub after: Option<(String, Option<bool>)>,
-    /// What the prediction is made of.
-    pub shares: Shares,
-}
-
-/// Numbers for each class or output, before and after training.
-#[derive(Clone, Debug)]
-pub enum Shares {
-    /// From 0 to 1.
-    Probabilities(Vec<f64>, Vec<f64>),
-    /// As the head yields them.
-    Scores(Vec<f64>, Vec<f64>),
-}
-
-/// What a model answered at one evaluation.
-#[derive(Clone, Debug)]
-pub struct Moment {
-    /// Optimizer steps done.
-    pub step: usize,
-    /// Its answer or answers.
-    pub text: String,
-    /// Metrics of this record.
-    pub values: Vec<(String, f64)>,
-}
-
-/// One row of a record with what the model said of it before and after training.
-#[derive(Clone, Debug, Default)]
-pub struct JudgedRow {
-    /// What it is: `chosen`, `rejected`, …
-    pub name: String,
-    /// Its words.
-    pub text: String,
-    /// Log-probability or scores before training.
-    pub before: Vec<f64>,
-    /// And after.
-    pub after: Vec<f64>,
 }
 
 /// Everything the page shows. Empty parts are left out.
@@ -138,7 +69,7 @@ pub fn render(report: &Report) -> String {
     header(report, &mut html);
     curves(report, &mut html);
     notes(report, &mut html);
-    samples(report, &mut html);
+    samples::section(&report.samples, &mut html);
     evaluations(report, &mut html);
     dropped(report, &mut html);
     settings(report, &mut html);
@@ -306,124 +237,6 @@ fn notes(report: &Report, html: &mut String) {
     html.push_str("</ul>\n</section>\n");
 }
 
-fn samples(report: &Report, html: &mut String) {
-    if report.samples.is_empty() {
-        return;
-    }
-    html.push_str("<section>\n<h2>Samples, before and after</h2>\n<div class=\"samples\">\n");
-    for sample in &report.samples {
-        html.push_str("<article class=\"sample\">");
-        if !sample.images.is_empty() {
-            html.push_str("<div class=\"images\">");
-            for (i, (mime, bytes)) in sample.images.iter().enumerate() {
-                let (mime, data) = (escape(mime), STANDARD.encode(bytes));
-                let _ = write!(html, "<img alt=\"picture {}\" src=\"data:{mime};base64,{data}\">", i + 1);
-            }
-            html.push_str("</div>");
-        }
-        let _ = write!(html, "<div class=\"text\"><p class=\"question\">{}</p><dl>", escape(&sample.question));
-        if !sample.expected.is_empty() {
-            let _ = write!(html, "<dt>expected</dt><dd>{}</dd>", escape(&sample.expected));
-        }
-        sample.judged.iter().for_each(|row| judged(row, html));
-        sample.class.iter().for_each(|found| class(found, html));
-        answer("before", sample.before.as_deref(), sample.before_correct, html);
-        answer("after", sample.after.as_deref(), sample.after_correct, html);
-        let values = sample.moments.last().map_or(&[][..], |moment| &moment.values);
-        if !values.is_empty() {
-            let _ = write!(html, "<dt>metrics</dt><dd class=\"values\">{}</dd>", metrics(values));
-        }
-        html.push_str("</dl>");
-        moments(&sample.moments, html);
-        html.push_str("</div></article>\n");
-    }
-    html.push_str("</div>\n</section>\n");
-}
-
-fn judged(row: &JudgedRow, html: &mut String) {
-    let values = |values: &[f64]| {
-        // Of several scores, the highest stands out: it is what the model decides for.
-        let highest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let mark = |value: &f64| match values.len() > 1 && *value == highest {
-            true => format!("<b>{value:.2}</b>"),
-            false => format!("{value:.2}"),
-        };
-        values.iter().map(mark).collect::<Vec<_>>().join(", ")
-    };
-    let (name, text) = (escape(&row.name), escape(&row.text));
-    let _ = write!(html, "<dt>{name}</dt><dd>{text}");
-    if !row.before.is_empty() || !row.after.is_empty() {
-        let (before, after) = (values(&row.before), values(&row.after));
-        let _ = write!(html, " <span class=\"judged\">{before} → {after}</span>");
-    }
-    html.push_str("</dd>");
-}
-
-/// Name and number of each, kept together where lines break.
-fn metrics(values: &[(String, f64)]) -> String {
-    let one = |(name, value): &(String, f64)| {
-        let digits = if value.fract() == 0.0 { 0 } else { 3 };
-        format!("<span>{} <b>{value:.digits$}</b></span>", escape(&name.replace('_', " ")))
-    };
-    values.iter().map(one).collect::<Vec<_>>().join(" ")
-}
-
-fn class(found: &ClassPicture, html: &mut String) {
-    let _ = write!(html, "<dt>label</dt><dd>{}</dd>", escape(&found.label));
-    for (name, predicted) in [("predicted before", &found.before), ("predicted after", &found.after)] {
-        if let Some((label, right)) = predicted {
-            answer(name, Some(label), *right, html);
-        }
-    }
-    let (name, before, after) = match &found.shares {
-        Shares::Probabilities(before, after) => ("probabilities", before, after),
-        Shares::Scores(before, after) => ("scores", before, after),
-    };
-    if before.is_empty() && after.is_empty() {
-        return;
-    }
-    let _ = write!(html, "<dt>{name}</dt><dd><table class=\"shares\"><tbody>");
-    for output in 0..before.len().max(after.len()) {
-        let cell = |values: &[f64]| values.get(output).map_or("–".to_owned(), |value| format!("{value:.3}"));
-        let _ = write!(
-            html,
-            "<tr><td>{output}</td><td class=\"number\">{} → <b>{}</b></td></tr>",
-            cell(before),
-            cell(after)
-        );
-    }
-    html.push_str("</tbody></table></dd>");
-}
-
-/// The answers of all evaluations, folded away: most readers want the first and the last.
-fn moments(moments: &[Moment], html: &mut String) {
-    if moments.len() < 2 {
-        return;
-    }
-    let _ = write!(html, "<details><summary>{} evaluations</summary><ol class=\"moments\">", moments.len());
-    for Moment { step, text, values } in moments {
-        let text =
-            if text.trim().is_empty() { "<span class=\"empty\">nothing</span>".to_owned() } else { escape(text) };
-        let _ = write!(html, "<li><span class=\"step\">step {step}</span><div class=\"said\">{text}</div>");
-        if !values.is_empty() {
-            let _ = write!(html, "<div class=\"values\">{}</div>", metrics(values));
-        }
-        html.push_str("</li>");
-    }
-    html.push_str("</ol></details>");
-}
-
-fn answer(name: &str, text: Option<&str>, correct: Option<bool>, html: &mut String) {
-    let Some(text) = text else { return };
-    let class = match correct {
-        Some(true) => "answer right",
-        Some(false) => "answer wrong",
-        None => "answer",
-    };
-    let text = if text.trim().is_empty() { "<span class=\"empty\">nothing</span>".to_owned() } else { escape(text) };
-    let _ = write!(html, "<dt>{name}</dt><dd><span class=\"{class}\">{text}</span></dd>");
-}
-
 /// The evaluation rows as a table, because curves do not give exact numbers.
 fn evaluations(report: &Report, html: &mut String) {
     let rows: Vec<_> = report.metrics.iter().filter(|row| phase_of(row) == "eval").cloned().collect();
@@ -532,18 +345,16 @@ mod tests {
                 images: vec![("image/png\" onerror=\"x".into(), vec![1, 2, 3])],
                 question: text(),
                 expected: text(),
-                before: Some(text()),
-                after: Some(text()),
-                before_correct: Some(false),
-                after_correct: None,
+                before: vec![AnswerPicture { text: text(), right: Some(false) }; 2],
+                after: vec![AnswerPicture { text: text(), right: None }],
                 judged: vec![JudgedRow { name: text(), text: text(), before: vec![1.0], after: vec![0.5, 2.0] }],
                 class: Some(ClassPicture {
                     label: text(),
-                    before: Some((text(), Some(true))),
+                    before: Some(AnswerPicture { text: text(), right: Some(true) }),
                     after: None,
                     shares: Shares::Scores(vec![1.0], Vec::new()),
                 }),
-                moments: vec![Moment { step: 1, text: text(), values: vec![(text(), 0.5)] }; 2],
+                moments: vec![Moment { step: 1, texts: vec![text()], values: vec![(text(), 0.5)] }; 2],
             }],
             dropped: vec![(text(), 3)],
             notes: vec![text()],
