@@ -199,6 +199,13 @@ where
             let watch = Watch::new(metrics, &classified);
             return watch.map_err(|error| refused(format!("{error} (of predicted classes there is no more)")));
         }
+        if self.train.eval_metrics.iter().any(|name| name == "vqa_accuracy") {
+            return Err(refused(
+                "vqa_accuracy counts how many of several people gave the answer, but a held-out record expects one; take \
+                 exact_match_squad or anls"
+                    .to_owned(),
+            ));
+        }
         let Some(&first) = data.usable.first() else { return Ok(Watch::default()) };
         let watch = Watch::new(metrics, &self.probe(data, first)?).map_err(|error| refused(error.to_string()))?;
         let compared =

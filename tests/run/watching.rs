@@ -152,6 +152,7 @@ fn what_no_evaluation_could_do_is_refused_before_the_weights() {
         (&chats, "sft", &["train.eval_metrics=rougeL"][..], 2, &["rougeL", "did you mean `rouge_l`"][..]),
         (&chats, "sft", &["train.eval_metrics=ndcg"], 2, &["ndcg", "candidate"]),
         (&chats, "sft", &["train.eval_metrics=self_bleu"], 2, &["second generated answer"]),
+        (&chats, "sft", &["train.eval_metrics=vqa_accuracy"], 2, &["several people", "anls"]),
         (&chats, "sft", &["train.eval_metrics=kl"], 2, &["kl", "train.metrics_model"]),
         (&chats, "sft", &["train.metric_for_best_model=bleu"], 2, &["eval_bleu", "eval_metrics"]),
         (&chats, "sft", &["train.metric_for_best_model=eval_nothing"], 1, &["eval_nothing", "eval_loss"]),
