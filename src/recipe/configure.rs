@@ -10,6 +10,7 @@ use super::{Arguments, ImageSettings, RecipeError, adapter_file, making};
 use crate::adapters::{Adapter, NoAdapter};
 use crate::data::{DataKind, Reading, SpecialTokens, TextOptions};
 use crate::example::Shape;
+use crate::generation::settings::Generation;
 use crate::models::LanguageModel;
 use crate::objectives::{Objective, ReferenceUse};
 use crate::projector::Projector;
@@ -35,6 +36,8 @@ pub(super) struct Configured<M, A, V, P, O, D, R> {
     pub tokens: SpecialTokens,
     pub quantize: Quantize,
     pub reference: R,
+    /// How evaluations generate answers.
+    pub generation: Generation,
     pub train: Train,
 }
 
@@ -65,6 +68,7 @@ where
             Section::of::<SpecialTokens>("tokens"),
             Section::of::<Quantize>("quantize"),
             Section::of::<R>("reference"),
+            Section::of::<Generation>("generation"),
             Section::of::<Train>("train"),
         ])
         .recipe("model", &parts.model)?
@@ -91,6 +95,7 @@ where
             tokens: resolved.section("tokens")?,
             quantize: resolved.section("quantize")?,
             reference: resolved.section("reference")?,
+            generation: resolved.section("generation")?,
             train: resolved.section("train")?,
             reading: data.reading(),
             data,
@@ -129,6 +134,7 @@ where
             return Err(RecipeError::Usage(format!("train.packing is true: {reason}")));
         }
         configured.check_reference(arguments)?;
+        configured.check_watch(arguments)?;
         Ok(configured)
     }
 
@@ -337,8 +343,13 @@ fn refuse_idle_settings<A: Adapter>(
         }
     }
     let evaluates = !arguments.eval_data.is_empty() || arguments.data.is_empty();
-    for key in ["train.eval_steps", "train.load_best_model_at_end", "train.eval_on_start", "train.eval_shuffled_images"]
-    {
+    for key in [
+        "train.eval_steps",
+        "train.load_best_model_at_end",
+        "train.early_stopping_patience",
+        "train.eval_on_start",
+        "train.eval_shuffled_images",
+    ] {
         let off = resolved.setting(key).is_some_and(|s| s.value == json!(false));
         if !evaluates && !off && typed(key) {
             return Err(RecipeError::Usage(format!(

@@ -142,6 +142,12 @@ pub enum RecipeError {
     },
 }
 
+impl From<crate::trainer::AnswerError> for RecipeError {
+    fn from(error: crate::trainer::AnswerError) -> Self {
+        Self::Train(error.into())
+    }
+}
+
 impl RecipeError {
     /// 2 for what was typed wrongly, 1 for the rest.
     pub fn exit_code(&self) -> i32 {

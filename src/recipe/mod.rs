@@ -27,6 +27,7 @@ mod sizing;
 mod slots;
 mod start_end;
 pub mod tools;
+mod watch;
 mod zoo;
 
 pub use crate::trainer::{NoReference, Reference};

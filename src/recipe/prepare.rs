@@ -22,7 +22,7 @@ use crate::objectives::Objective;
 use crate::projector::Projector;
 use crate::text::check_end_of_turn;
 use crate::trainer::anchor::AnchorPlan;
-use crate::trainer::{EvalData, Plan, Reference, Signal, Train, TrainData};
+use crate::trainer::{EvalData, Plan, Reference, Signal, Train, TrainData, Watch};
 use crate::vision::VisionEncoder;
 use crate::vlm::{Part, SCORE, module_to_save};
 use serde_json::{Value, json};
@@ -42,6 +42,10 @@ pub(super) struct Prepared<M: LanguageModel, V: VisionEncoder, P: Projector, D: 
     pub opened: Opened<M, V, P>,
     pub data: TrainData<D>,
     pub eval: Option<EvalData<D>>,
+    /// The numbers of the held-out records that every evaluation shows.
+    pub picks: Vec<usize>,
+    /// What evaluations compute besides.
+    pub watch: Watch,
     /// What the training records say, where the objective wants to see it.
     pub facts: Vec<Facts>,
     /// What stored log-probabilities of the training data, and of the held-out data, must belong to.
@@ -110,6 +114,7 @@ where
         let loader = self.loader(&encoder);
         let (dataset, checked, mut notes) = self.check("training data", &places.data, &places, &encoder)?;
         let mut eval = None;
+        let (mut picks, mut watch) = (Vec::new(), Watch::default());
         let mut eval_checked = None;
         let mut fingerprints = Fingerprints { train: self.fingerprint(&dataset, &checked, &opened), eval: None };
         if !places.eval.is_empty() {
@@ -120,9 +125,9 @@ where
                 end_tokens: tools::end_tokens(&opened.folder.dir, &encoder),
                 max_new_tokens: self.settings.train.max_new_tokens,
             };
-            let batch_size = self.settings.train.per_device_eval_batch_size;
-            let usable = (0..dataset.len()).filter(|&i| checked.signed_lengths[i] != 0).collect();
-            eval = Some(EvalData { dataset, usable, encoder: encoder.clone(), batch_size, loader, stop });
+            let held_out = self.held_out(dataset, &checked, &encoder, stop)?;
+            (picks, watch) = self.watched(&held_out)?;
+            eval = Some(held_out);
             eval_checked = Some(checked);
         }
         let mut checked = checked;
@@ -138,7 +143,7 @@ where
         let left_out = left_out(&checked, &dataset);
         let inputs = self.inputs(&places, &dataset, eval.as_ref(), batching);
         let data = TrainData { dataset, encoder, loader, plan };
-        Ok(Prepared { opened, data, eval, facts, fingerprints, notes, left_out, inputs, batching })
+        Ok(Prepared { opened, data, eval, picks, watch, facts, fingerprints, notes, left_out, inputs, batching })
     }
 
     /// Everything that can be checked without the weights, one record as the model sees it, steps and memory.
@@ -161,7 +166,10 @@ where
         }
         let mut eval = None;
         if !places.eval.is_empty() {
-            eval = Some(self.check("held-out data", &places.eval, &places, &encoder)?.1);
+            let (dataset, checked, _) = self.check("held-out data", &places.eval, &places, &encoder)?;
+            let stop = Stop { end_tokens: Vec::new(), max_new_tokens: self.settings.train.max_new_tokens };
+            self.watched(&self.held_out(dataset, &checked, &Arc::new(encoder.clone()), stop)?)?;
+            eval = Some(checked);
         }
         let (batching, sizes) = self.size(&opened, &checked, eval.as_ref())?;
         let train = batched(&self.settings.train, batching);
@@ -169,6 +177,31 @@ where
         say!("{}", self.describe(&self.plan(&train, &checked), &train, &checked));
         say!("everything that can be checked without the weights is in order");
         Ok(())
+    }
+
+    /// The held-out records, and how they are asked.
+    fn held_out(
+        &self,
+        dataset: Arc<Dataset<D>>,
+        checked: &Checked,
+        encoder: &Arc<Encoder>,
+        stop: Stop,
+    ) -> Result<EvalData<D>, RecipeError> {
+        Ok(EvalData {
+            usable: (0..dataset.len()).filter(|&i| checked.signed_lengths[i] != 0).collect(),
+            dataset,
+            encoder: encoder.clone(),
+            batch_size: self.settings.train.per_device_eval_batch_size,
+            loader: self.loader(encoder),
+            decoding: self.settings.decoding(&stop, encoder)?,
+            stop,
+        })
+    }
+
+    /// What evaluations show and compute of these records.
+    fn watched(&self, data: &EvalData<D>) -> Result<(Vec<usize>, Watch), RecipeError> {
+        self.settings.check_reward()?;
+        Ok((self.settings.picks(data)?, self.settings.watch(data)?))
     }
 
     /// The user's model and data, or made ones in `made_dir`.

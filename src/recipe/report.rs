@@ -4,22 +4,25 @@ use super::RecipeError;
 use crate::checkpoint::{CheckpointError, read_json, write_file};
 use crate::data::DataKind;
 use crate::device::Chosen;
-use crate::example::{Shape, Supervised};
+use crate::example::Shape;
+use crate::pipelines::Prediction;
 use crate::settings::Resolved;
-use crate::text::{Part, Role};
-use crate::trainer::report::{JudgedRow, Report, SamplePicture, Setting, render};
+use crate::text::{Message, Part, Role};
+use crate::trainer::report::{
+    AnswerPicture, ClassPicture, JudgedRow, Moment, Report, SamplePicture, Setting, Shares, render,
+};
 use crate::trainer::state::Counters;
 use crate::trainer::track::{Sample, Tracker, Trackers};
-use crate::trainer::{Answer, EvalData, Images, Judgement, Policy, Signal, answer, judge};
+use crate::trainer::{
+    Answer, EvalData, Images, Judgement, Policy, Reply, RowReading, Said, Signal, answer, generations, is_right, judge,
+    label_of,
+};
 use burn::tensor::Device;
 use serde_json::{Map, Value, json};
-use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::SystemTime;
 
-/// Records shown in a report.
-const SHOWN: usize = 12;
 /// Larger pictures are left out of the page, which has to stay openable.
 const LARGEST_PICTURE: u64 = 2 << 20;
 
@@ -31,28 +34,26 @@ pub struct Samples<D: DataKind> {
     answers: bool,
     /// Whether it judges their rows.
     judges: bool,
-}
-
-/// What a model says to the records of a report.
-#[derive(Clone, Debug, Default)]
-pub struct Said {
-    /// Its answers.
-    pub answers: Vec<Answer>,
-    /// What it says of their rows.
-    pub judgements: Vec<Judgement>,
+    /// How numbers about rows are meant.
+    reading: RowReading,
 }
 
 impl<D: DataKind> Samples<D> {
-    /// Some held-out records, evenly spread; none where nothing is held out. `answers` says whether the model answers
-    /// questions. Records of one learned answer are shown with it alone; of others the model also says what it reads of
-    /// their rows.
-    pub fn choose(eval: Option<&EvalData<D>>, answers: bool) -> Self {
-        let judges = TypeId::of::<D::Shape>() != TypeId::of::<Supervised>();
-        let usable = eval.map_or(&[][..], |data| &data.usable);
-        let length = usable.len();
-        let shown = if answers || judges { SHOWN.min(length) } else { 0 };
-        let indices = (0..shown).map(|i| usable[i * length / shown]).collect();
-        Self { data: eval.filter(|_| shown > 0).cloned(), indices, answers, judges }
+    /// These held-out records; none where nothing is held out. Records of one learned answer are shown with it alone; of
+    /// others the model also says what it reads of their rows.
+    pub fn new(
+        eval: Option<&EvalData<D>>,
+        indices: Vec<usize>,
+        answers: bool,
+        judges: bool,
+        reading: RowReading,
+    ) -> Self {
+        Self { data: eval.filter(|_| !indices.is_empty()).cloned(), indices, answers, judges, reading }
+    }
+
+    /// The numbers of the records.
+    pub fn indices(&self) -> &[usize] {
+        &self.indices
     }
 
     /// What the untrained model says: asked, or found in the folder of a run that is resumed.
@@ -109,72 +110,109 @@ impl<D: DataKind> Samples<D> {
         if trackers.is_empty() || !self.answers {
             return Ok(());
         }
-        let pictures = self.pictures(said, &Said::default());
+        let pictures = self.pictures(said, &Said::default(), &[]);
+        let several = |picture: &SamplePicture| {
+            picture.before.iter().map(|answer| answer.text.as_str()).collect::<Vec<_>>().join(APART)
+        };
+        let generated: Vec<String> = pictures.iter().map(several).collect();
         let samples: Vec<Sample<'_>> = pictures
             .iter()
-            .map(|picture| Sample {
+            .zip(&generated)
+            .map(|(picture, generated)| Sample {
                 images: &picture.images,
                 question: &picture.question,
                 expected: &picture.expected,
-                generated: picture.before.as_deref().unwrap_or_default(),
+                generated,
             })
             .collect();
         Ok(trackers.samples(step, &samples)?)
     }
 
-    fn pictures(&self, before: &Said, after: &Said) -> Vec<SamplePicture> {
+    /// The records with what was said before and after training, and at the evaluations between.
+    fn pictures(&self, before: &Said, after: &Said, told: &[(usize, Vec<Prediction>)]) -> Vec<SamplePicture> {
         let Some(data) = &self.data else { return Vec::new() };
-        let find = |answers: &'_ [Answer], index: usize| answers.iter().find(|a| a.index == index).cloned();
         let one = |&index: &usize| {
             let sample = data.dataset.sample(index).ok()?;
             let rows = sample.rows();
             let messages = &rows.first()?.messages;
             let last = messages.iter().rposition(|m| m.role == Role::Assistant);
-            let words = |parts: &[Part]| -> String {
-                parts
-                    .iter()
-                    .filter_map(|p| match p {
-                        Part::Text(text) => Some(text.trim()),
-                        Part::Image => None,
-                    })
-                    .collect()
-            };
             let question = messages[..last.unwrap_or(messages.len())].iter().rev().find(|m| m.role == Role::User);
-            let values = |said: &Said, row: usize| {
-                let found = said.judgements.iter().find(|j| j.index == index);
-                found.and_then(|j| j.rows.get(row).cloned()).unwrap_or_default()
-            };
-            let judged = rows.iter().zip(D::Shape::PLACES).enumerate().filter(|_| self.judges);
+            let label = label_of(&sample);
+            let judged = rows.iter().zip(D::Shape::PLACES).enumerate().filter(|_| self.judges && label.is_none());
             let judged = judged.map(|(i, (row, name))| JudgedRow {
                 name: (*name).to_owned(),
-                text: row
-                    .messages
-                    .last()
-                    .filter(|m| m.role == Role::Assistant)
-                    .map(|m| words(&m.content))
-                    .unwrap_or_default(),
-                before: values(before, i),
-                after: values(after, i),
+                text: row.messages.last().filter(|m| m.role == Role::Assistant).map(words).unwrap_or_default(),
+                before: before.row(index, i).to_vec(),
+                after: after.row(index, i).to_vec(),
             });
             let judged = judged.collect();
-            let (before, after) = (find(&before.answers, index), find(&after.answers, index));
+            let (was, is) = (before.answer(index), after.answer(index));
             Some(SamplePicture {
                 images: sample.images.iter().filter_map(|path| picture(path)).collect(),
-                question: question.map(|m| words(&m.content)).unwrap_or_default(),
-                expected: last.filter(|_| !self.judges).map(|last| words(&messages[last].content)).unwrap_or_default(),
+                question: question.map(words).unwrap_or_default(),
+                expected: last.filter(|_| !self.judges).map(|last| words(&messages[last])).unwrap_or_default(),
                 judged,
-                before_correct: before.as_ref().map(Answer::is_exact),
-                after_correct: after.as_ref().map(Answer::is_exact),
-                before: before.map(|a| a.generated),
-                after: after.map(|a| a.generated),
+                class: label.map(|label| self.class(&label, before.row(index, 0), after.row(index, 0))),
+                before: was.map(pictures_of).unwrap_or_default(),
+                after: is.map(pictures_of).unwrap_or_default(),
+                moments: moments(&sample.id, told),
             })
         };
         self.indices.iter().filter_map(one).collect()
     }
+
+    /// A record's label with what was predicted.
+    fn class(&self, label: &Value, before: &[f64], after: &[f64]) -> ClassPicture {
+        let predicted = |scores: &[f64]| {
+            let found = self.reading.predicted(scores)?;
+            Some(AnswerPicture { text: found.to_string(), right: is_right(label, &found) })
+        };
+        let shares = |scores: &[f64]| self.reading.probabilities(scores);
+        ClassPicture {
+            label: label.to_string(),
+            before: predicted(before),
+            after: predicted(after),
+            shares: match (shares(before), shares(after)) {
+                (Some(before), Some(after)) => Shares::Probabilities(before, after),
+                _ => Shares::Scores(before.to_vec(), after.to_vec()),
+            },
+        }
+    }
+}
+
+/// What evaluations have of one record, from the run's prediction files.
+fn moments(id: &str, told: &[(usize, Vec<Prediction>)]) -> Vec<Moment> {
+    let one = |(step, lines): &(usize, Vec<Prediction>)| {
+        let line = lines.iter().find(|line| line.id == id)?;
+        let values = line.rest.get("metrics").and_then(Value::as_object);
+        let values = values.into_iter().flatten().filter_map(|(name, value)| Some((name.clone(), value.as_f64()?)));
+        let answers = line.answers.iter();
+        let generated = answers.filter(|answer| answer.id.bytes().all(|byte| byte.is_ascii_digit()));
+        let texts: Vec<String> = generated.map(|answer| answer.content.trim().to_owned()).collect();
+        (!texts.is_empty()).then(|| Moment { step: *step, texts, values: values.collect() })
+    };
+    told.iter().filter_map(one).collect()
+}
+
+/// What stands between several answers to one question.
+const APART: &str = "\n———\n";
+
+fn pictures_of(answer: &Answer) -> Vec<AnswerPicture> {
+    let right = |text: &str| Some(text.trim() == answer.expected.trim());
+    answer.replies.iter().map(|reply| AnswerPicture { text: reply.text.clone(), right: right(&reply.text) }).collect()
+}
+
+fn words(message: &Message) -> String {
+    let text = |part: &Part| match part {
+        Part::Text(text) => Some(text.trim().to_owned()),
+        Part::Image => None,
+    };
+    message.content.iter().filter_map(text).collect()
 }
 
 fn to_json(answer: &Answer) -> Value {
-    json!({"index": answer.index, "expected": answer.expected, "generated": answer.generated})
+    let texts: Vec<&str> = answer.replies.iter().map(|reply| reply.text.as_str()).collect();
+    json!({"index": answer.index, "expected": answer.expected, "generated": texts})
 }
 
 fn judgement_from_json(value: &Value) -> Option<Judgement> {
@@ -184,11 +222,14 @@ fn judgement_from_json(value: &Value) -> Option<Judgement> {
 }
 
 fn from_json(value: &Value) -> Answer {
-    let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    // A run of an earlier version has one text.
+    let said = &value["generated"];
+    let replies = said.as_array().map_or_else(|| std::slice::from_ref(said), Vec::as_slice).iter();
     Answer {
         index: value["index"].as_u64().unwrap_or_default() as usize,
-        expected: text("expected"),
-        generated: text("generated"),
+        expected: text(&value["expected"]),
+        replies: replies.map(|said| Reply { text: text(said), ..Reply::default() }).collect(),
     }
 }
 
@@ -265,7 +306,7 @@ impl Page<'_> {
             summary: self.summary(),
             settings: table(self.resolved),
             metrics: self.metrics.to_vec(),
-            samples: samples.pictures(before, after),
+            samples: samples.pictures(before, after, &generations::read(run)?),
             dropped: self.dropped(),
             notes: self.notes.to_vec(),
         };
@@ -304,6 +345,12 @@ impl Page<'_> {
         add("Exact match, images shuffled", last("eval_exact_match_shuffled_images").map(percent));
         add("Token accuracy", rise("eval_token_accuracy"));
         add("Evaluation loss", last("eval_loss").map(|v| format!("{v:.4}")));
+        if self.counters.stopped_early {
+            add(
+                "Stopped early",
+                Some(format!("after {} evaluations without improvement", self.counters.stale_evaluations)),
+            );
+        }
         add("Training loss", last("loss").map(|v| format!("{v:.4}")));
         add("Tokens", Some(self.counters.num_tokens.to_string()));
         let seconds = self.counters.train_seconds;

@@ -12,7 +12,6 @@ use crate::adapters::{Adapter, Start};
 use crate::checkpoint::bridge::Hold;
 use crate::data::DataKind;
 use crate::device::{Chosen, choose};
-use crate::example::Shape;
 use crate::models::{CausalLm, LanguageModel};
 use crate::nn::{PutRows, RateGroup, TRAINED_ROWS, is_flex, params};
 use crate::objectives::Objective;
@@ -287,7 +286,7 @@ where
         let started = SystemTime::now();
         let device = chosen.device.clone().autodiff();
         let settings = &self.settings;
-        let Prepared { opened, data, eval, facts, fingerprints, notes, left_out, .. } = prepared;
+        let Prepared { opened, data, eval, picks, mut watch, facts, fingerprints, notes, left_out, .. } = prepared;
         if folder.is_finished() {
             say!("the run in {} is finished", folder.dir().display());
             return Ok(Finished::Trained { run: folder.dir().to_owned() });
@@ -309,6 +308,7 @@ where
             .and_then(|loaded| self.attach(loaded, &device))
             .and_then(|(loaded, adapter)| {
                 let others = self.others(&loaded, &fingerprints, &device)?;
+                watch.reward = settings.reward(self.arguments)?;
                 Ok((loaded, adapter, others))
             });
         let (loaded, adapter, others) = match loaded {
@@ -321,7 +321,8 @@ where
         print_trained(&loaded, &settings.train, saved_whole);
         let interrupt = Arc::new(AtomicBool::new(false));
         on_interrupt(&interrupt);
-        let samples = report::Samples::choose(eval.as_ref(), self.generates());
+        let samples =
+            report::Samples::new(eval.as_ref(), picks, settings.generates(), settings.judges(), settings.reading());
         let before =
             samples.before::<O::Signal, _>(folder.dir(), folder.resume.is_some(), &loaded.model, &chosen.device)?;
         let mut trackers = self.trackers(&folder, &chosen, started)?;
@@ -332,6 +333,9 @@ where
             data,
             facts,
             eval,
+            picks: samples.indices().to_vec(),
+            watch,
+            before: before.clone(),
             device,
             run_dir: folder.dir(),
             interrupt: &interrupt,
@@ -390,11 +394,6 @@ where
         say!("{kind}: {}", folder.dir().join("final").display());
         say!("report: {}", folder.dir().join("report.html").display());
         Ok(Finished::Trained { run: folder.dir().to_owned() })
-    }
-
-    /// Whether the model answers, so that answers can be shown.
-    fn generates(&self) -> bool {
-        <O::Signal as Signal>::GENERATES && <D::Shape as Shape>::SHOWS && self.settings.train.eval_generate > 0
     }
 
     /// The reference policy, from the model as it is now, and the model that is only logged.

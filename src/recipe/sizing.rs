@@ -99,7 +99,8 @@ where
             _ => None,
         };
         let observer = self.settings.train.metrics_model.as_ref().map(Into::into);
-        [teacher, observer].iter().flatten().map(|dir| weights_of(dir)).sum()
+        let reward = self.settings.train.reward_model.as_ref().map(Into::into);
+        [teacher, observer, reward].iter().flatten().map(|dir| weights_of(dir)).sum()
     }
 
     /// The plan for one cut of the steps.
@@ -120,11 +121,10 @@ where
         let evaluation = match self.stores {
             true => Some((self.largest_batch(sized, &train), 0)),
             false => sized.eval.map(|checked| {
-                let answers = <O::Signal as Signal>::GENERATES && <D::Shape as Shape>::SHOWS && train.eval_generate > 0;
                 (
                     longest(checked, train.per_device_eval_batch_size, &sized.hints, D::Shape::ROWS),
-                    match answers {
-                        true => train.max_new_tokens,
+                    match settings.generates() {
+                        true => settings.generation.max_new_tokens.unwrap_or(train.max_new_tokens),
                         false => 0,
                     },
                 )

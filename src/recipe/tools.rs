@@ -8,6 +8,7 @@ mod convert;
 mod evaluate;
 mod infer;
 mod merge;
+mod rewarding;
 mod sample;
 mod score;
 #[cfg(feature = "serve")]
@@ -26,6 +27,8 @@ pub use sample::{FewName, PairingName, RewardChoice, SampleArguments, SampleByRe
 pub use score::Score;
 #[cfg(feature = "serve")]
 pub use serve::Serve;
+
+pub(super) use rewarding::{check_reward_model, open_reward_model};
 
 use super::folder::ModelFolder;
 use super::opened::{Loaded, Opened};

@@ -1,18 +1,15 @@
-//! Evaluation: loss, token accuracy, and generated answers by exact match.
+//! Evaluation: loss and metrics over held-out records, and what a model says of their rows.
 
 use super::anchor::{Others, Split};
 use super::policy::{Policy, Signal};
 use super::run::TrainError;
 use super::state::Mean;
-use crate::data::{
-    BadRecord, Batch, DataError, DataKind, Dataset, Encoded, Encoder, Loader, LoaderSettings, PadSide, Padding, collate,
-};
+use crate::data::{Batch, DataError, DataKind, Dataset, Encoder, Loader, LoaderSettings};
 use crate::example::Shape;
 use crate::generation::Stop;
-use crate::objectives::{Inputs, Objective, State, StepTotals, Wants};
-use crate::text::StopText;
+use crate::generation::decoding::Decoding;
+use crate::objectives::{Inputs, Objective, Observation, State, StepTotals, Wants};
 use burn::tensor::Device;
-use rayon::prelude::*;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -31,6 +28,8 @@ pub struct EvalData<K: DataKind> {
     pub loader: LoaderSettings,
     /// When a generated answer ends.
     pub stop: Stop,
+    /// How answers are made; `None` takes the likeliest token at each step until [`stop`](Self::stop).
+    pub decoding: Option<Arc<Decoding>>,
 }
 
 /// What an evaluation found.
@@ -48,24 +47,8 @@ pub struct Evaluation {
     pub exact_match: Option<f64>,
     /// Records left out under `data.bad_record=skip`.
     pub skipped: usize,
-}
-
-/// One generated answer.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
-    /// The record's number in its data set.
-    pub index: usize,
-    /// What the record expects.
-    pub expected: String,
-    /// What the model said.
-    pub generated: String,
-}
-
-impl Answer {
-    /// Whether both are equal, surrounding space aside.
-    pub fn is_exact(&self) -> bool {
-        self.expected.trim() == self.generated.trim()
-    }
+    /// What the model said of each example, where the objective keeps it.
+    pub observations: Vec<Observation>,
 }
 
 /// Asks a model about held-out data.
@@ -137,6 +120,7 @@ impl<O: Objective<Signal: Signal>, P: Policy, K: DataKind> Evaluator<'_, O, P, K
             }
         }
         found.metrics.extend(self.objective.summarise(&observations));
+        found.observations = observations;
         Ok(found)
     }
 
@@ -183,84 +167,4 @@ pub fn judge<S: Signal, P: Policy, K: DataKind>(
         found.extend(examples.map(|(&index, rows)| Judgement { index, rows: rows.to_vec() }));
     }
     Ok(found)
-}
-
-/// Which image a record is shown with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Images {
-    /// Its own.
-    Own,
-    /// That of another record, where there is another with as many: an answer that does not need the picture does not suffer.
-    Shuffled,
-}
-
-/// Greedy answers to the last turn of each of `indices`.
-///
-/// # Errors
-/// [`DataError`] of a record that cannot be read, unless bad records are skipped.
-pub fn answer<P: Policy, K: DataKind>(
-    model: &P,
-    data: &EvalData<K>,
-    indices: &[usize],
-    images: Images,
-    device: &Device,
-) -> Result<Vec<Answer>, DataError> {
-    let mut answers = Vec::with_capacity(indices.len());
-    let padding = Padding { side: PadSide::Left, ..data.loader.padding };
-    for (at, chunk) in indices.chunks(data.batch_size).enumerate() {
-        let prompts: Vec<_> = chunk
-            .par_iter()
-            .enumerate()
-            .map(|(offset, &index)| prompt(data, indices, at * data.batch_size + offset, index, images))
-            .collect();
-        let mut encoded: Vec<Encoded> = Vec::new();
-        let mut expected = Vec::new();
-        for prompt in prompts {
-            match prompt {
-                Ok((prompt, answer)) => {
-                    encoded.push(prompt);
-                    expected.push(answer);
-                }
-                Err(_) if data.loader.bad_record == BadRecord::Skip => {}
-                Err(error) => return Err(error),
-            }
-        }
-        if encoded.is_empty() {
-            continue;
-        }
-        let batch = collate(&encoded, &padding);
-        let mut ends = StopText::new(&data.encoder.tokenizer, data.encoder.template.stop().as_deref(), encoded.len());
-        let ids = model.generate(&batch, &data.stop, device, &mut |row, id| ends.push(row, id));
-        for ((ids, expected), index) in ids.iter().zip(expected).zip(&batch.indices) {
-            let generated = ends.cut(&data.encoder.tokenizer.decode(ids)).to_owned();
-            answers.push(Answer { index: *index, expected, generated });
-        }
-    }
-    Ok(answers)
-}
-
-fn prompt<K: DataKind>(
-    data: &EvalData<K>,
-    indices: &[usize],
-    position: usize,
-    index: usize,
-    images: Images,
-) -> Result<(Encoded, String), DataError> {
-    let mut sample = data.dataset.sample(index)?;
-    if images == Images::Shuffled {
-        // Half-way round the list: far from neighbours, which data sets tend to make alike; oneself only where there is no other.
-        let other = indices[(position + indices.len().div_ceil(2)) % indices.len()];
-        let other = data.dataset.sample(other)?;
-        if other.images.len() == sample.images.len() {
-            sample.images = other.images;
-        }
-    }
-    let prompt = data.encoder.encode_prompt(&sample, index)?;
-    Ok((prompt.encoded, prompt.answer))
-}
-
-/// Share of exact answers.
-pub fn exact_match(answers: &[Answer]) -> f64 {
-    let exact = answers.iter().filter(|a| a.is_exact()).count();
-    exact as f64 / answers.len().max(1) as f64
 }

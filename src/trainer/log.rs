@@ -32,7 +32,12 @@ impl Keep {
     fn stays(&self, row: &Map<String, Value>) -> bool {
         let step = row.get("step").and_then(Value::as_u64).unwrap_or(0) as usize;
         let evaluation = row.get("phase").is_some_and(|phase| phase == "eval");
-        step < self.step || (step == self.step && (self.evaluation || !evaluation))
+        if evaluation { self.keeps_evaluation(step) } else { step <= self.step }
+    }
+
+    /// Whether what an evaluation after `step` wrote stays.
+    pub fn keeps_evaluation(&self, step: usize) -> bool {
+        step < self.step || (step == self.step && self.evaluation)
     }
 }
 

@@ -1,7 +1,9 @@
 //! What the training loop asks of a model.
 
-use crate::data::Batch;
-use crate::generation::{Stop, greedy};
+use crate::data::{Batch, Encoded};
+use crate::generation::driver::{BatchError, Request, generate};
+use crate::generation::sequence::Sequence;
+use crate::generation::{Lanes, Stop, greedy};
 use crate::models::CausalLm;
 use crate::nn::{Asked, Predictor, RateGroup, token_log_probs, token_readings};
 use crate::objectives::{Distributions, SequenceScores, TokenLogProbs, TokenScores, Wants};
@@ -11,6 +13,8 @@ use crate::vlm::{Targets, Vlm, VlmInputs, last_tokens, marked_tokens};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::ops::ControlFlow;
 
 /// A model that gives log-probabilities of a batch's supervised tokens, or scores, and answers prompts.
 pub trait Policy: Module + Sync {
@@ -48,6 +52,18 @@ pub trait Policy: Module + Sync {
         device: &Device,
         on_token: &mut dyn FnMut(usize, u32) -> bool,
     ) -> Vec<Vec<u32>>;
+
+    /// Answers to prompts, each made as its row says; `room` is the most tokens that one may have.
+    ///
+    /// # Errors
+    /// [`BatchError::Row`] of a row whose search finds no token.
+    fn respond(
+        &self,
+        rows: Vec<Request<Encoded>>,
+        pad_token: u32,
+        room: usize,
+        device: &Device,
+    ) -> Result<Vec<Vec<Sequence>>, BatchError<Infallible>>;
 }
 
 /// Scores of the supervised tokens of a batch.
@@ -142,6 +158,16 @@ impl<L: CausalLm, T: VisionTower, P: ProjectorModel> Policy for Vlm<L, T, P> {
         on_token: &mut dyn FnMut(usize, u32) -> bool,
     ) -> Vec<Vec<u32>> {
         greedy(self, &VlmInputs::upload(prompts, device), stop, on_token)
+    }
+
+    fn respond(
+        &self,
+        rows: Vec<Request<Encoded>>,
+        pad_token: u32,
+        room: usize,
+        device: &Device,
+    ) -> Result<Vec<Vec<Sequence>>, BatchError<Infallible>> {
+        generate(Lanes::new(self, pad_token, room, device), rows, &mut |_, _| ControlFlow::Continue(()))
     }
 }
 

@@ -3,10 +3,12 @@
 //! Styles, curves and pictures are inside the file; it loads nothing and runs no script, so that it can be mailed and opened
 //! years later. Everything that comes from outside (settings, questions, answers) is escaped.
 
+mod samples;
+
+pub use samples::{AnswerPicture, ClassPicture, JudgedRow, Moment, SamplePicture, Shares};
+
 use std::fmt::Write;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
 use super::chart::{Chart, Series, Unit};
@@ -16,7 +18,7 @@ const STYLE: &str = include_str!("report.css");
 /// Keys of a metrics row that are counters, not results.
 const COUNTERS: [&str; 6] = ["step", "epoch", "num_tokens", "phase", "time", "elapsed_seconds"];
 /// Charts of an objective's own metrics beyond which the page would drown.
-const MAX_EXTRA_CHARTS: usize = 10;
+const MAX_EXTRA_CHARTS: usize = 16;
 
 /// One resolved setting.
 #[derive(Clone, Debug)]
@@ -27,40 +29,6 @@ pub struct Setting {
     pub value: String,
     /// Who set it: `default`, `recipe`, `file…` or `command line`.
     pub origin: String,
-}
-
-/// One record with what the model answered before and after training.
-#[derive(Clone, Debug, Default)]
-pub struct SamplePicture {
-    /// Media type and bytes of each picture, e.g. `("image/png", …)`.
-    pub images: Vec<(String, Vec<u8>)>,
-    /// The question.
-    pub question: String,
-    /// The answer of the data set.
-    pub expected: String,
-    /// The model's answer before training, where it was asked.
-    pub before: Option<String>,
-    /// Its answer after training.
-    pub after: Option<String>,
-    /// Whether the answer before counts as right.
-    pub before_correct: Option<bool>,
-    /// Whether the answer after counts as right.
-    pub after_correct: Option<bool>,
-    /// What the model says of the record's rows, where it judges instead of answering.
-    pub judged: Vec<JudgedRow>,
-}
-
-/// One row of a record with what the model said of it before and after training.
-#[derive(Clone, Debug, Default)]
-pub struct JudgedRow {
-    /// What it is: `chosen`, `rejected`, …
-    pub name: String,
-    /// Its words.
-    pub text: String,
-    /// Log-probability or scores before training.
-    pub before: Vec<f64>,
-    /// And after.
-    pub after: Vec<f64>,
 }
 
 /// Everything the page shows. Empty parts are left out.
@@ -101,7 +69,7 @@ pub fn render(report: &Report) -> String {
     header(report, &mut html);
     curves(report, &mut html);
     notes(report, &mut html);
-    samples(report, &mut html);
+    samples::section(&report.samples, &mut html);
     evaluations(report, &mut html);
     dropped(report, &mut html);
     settings(report, &mut html);
@@ -269,63 +237,6 @@ fn notes(report: &Report, html: &mut String) {
     html.push_str("</ul>\n</section>\n");
 }
 
-fn samples(report: &Report, html: &mut String) {
-    if report.samples.is_empty() {
-        return;
-    }
-    html.push_str("<section>\n<h2>Samples, before and after</h2>\n<div class=\"samples\">\n");
-    for sample in &report.samples {
-        html.push_str("<article class=\"sample\">");
-        if !sample.images.is_empty() {
-            html.push_str("<div class=\"images\">");
-            for (i, (mime, bytes)) in sample.images.iter().enumerate() {
-                let (mime, data) = (escape(mime), STANDARD.encode(bytes));
-                let _ = write!(html, "<img alt=\"picture {}\" src=\"data:{mime};base64,{data}\">", i + 1);
-            }
-            html.push_str("</div>");
-        }
-        let _ = write!(html, "<div class=\"text\"><p class=\"question\">{}</p><dl>", escape(&sample.question));
-        if !sample.expected.is_empty() {
-            let _ = write!(html, "<dt>expected</dt><dd>{}</dd>", escape(&sample.expected));
-        }
-        sample.judged.iter().for_each(|row| judged(row, html));
-        answer("before", sample.before.as_deref(), sample.before_correct, html);
-        answer("after", sample.after.as_deref(), sample.after_correct, html);
-        html.push_str("</dl></div></article>\n");
-    }
-    html.push_str("</div>\n</section>\n");
-}
-
-fn judged(row: &JudgedRow, html: &mut String) {
-    let values = |values: &[f64]| {
-        // Of several scores, the highest stands out: it is what the model decides for.
-        let highest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let mark = |value: &f64| match values.len() > 1 && *value == highest {
-            true => format!("<b>{value:.2}</b>"),
-            false => format!("{value:.2}"),
-        };
-        values.iter().map(mark).collect::<Vec<_>>().join(", ")
-    };
-    let (name, text) = (escape(&row.name), escape(&row.text));
-    let _ = write!(html, "<dt>{name}</dt><dd>{text}");
-    if !row.before.is_empty() || !row.after.is_empty() {
-        let (before, after) = (values(&row.before), values(&row.after));
-        let _ = write!(html, " <span class=\"judged\">{before} → {after}</span>");
-    }
-    html.push_str("</dd>");
-}
-
-fn answer(name: &str, text: Option<&str>, correct: Option<bool>, html: &mut String) {
-    let Some(text) = text else { return };
-    let class = match correct {
-        Some(true) => "answer right",
-        Some(false) => "answer wrong",
-        None => "answer",
-    };
-    let text = if text.trim().is_empty() { "<span class=\"empty\">nothing</span>".to_owned() } else { escape(text) };
-    let _ = write!(html, "<dt>{name}</dt><dd><span class=\"{class}\">{text}</span></dd>");
-}
-
 /// The evaluation rows as a table, because curves do not give exact numbers.
 fn evaluations(report: &Report, html: &mut String) {
     let rows: Vec<_> = report.metrics.iter().filter(|row| phase_of(row) == "eval").cloned().collect();
@@ -434,11 +345,16 @@ mod tests {
                 images: vec![("image/png\" onerror=\"x".into(), vec![1, 2, 3])],
                 question: text(),
                 expected: text(),
-                before: Some(text()),
-                after: Some(text()),
-                before_correct: Some(false),
-                after_correct: None,
+                before: vec![AnswerPicture { text: text(), right: Some(false) }; 2],
+                after: vec![AnswerPicture { text: text(), right: None }],
                 judged: vec![JudgedRow { name: text(), text: text(), before: vec![1.0], after: vec![0.5, 2.0] }],
+                class: Some(ClassPicture {
+                    label: text(),
+                    before: Some(AnswerPicture { text: text(), right: Some(true) }),
+                    after: None,
+                    shares: Shares::Scores(vec![1.0], Vec::new()),
+                }),
+                moments: vec![Moment { step: 1, texts: vec![text()], values: vec![(text(), 0.5)] }; 2],
             }],
             dropped: vec![(text(), 3)],
             notes: vec![text()],

@@ -2,11 +2,19 @@
 
 use super::moments::{Home, Optim};
 use super::track::ReportTo;
+use crate::metrics::{Better, Facts, Registry};
 use crate::nn::recompute::{Keep, Selection};
 use crate::settings::{Component, Kind, SettingError};
+use std::num::NonZeroUsize;
 
 /// Parameters of [`Train`] that are about generated answers: a model that yields scores has none.
 pub const GENERATION_ONLY: &[&str] = &["eval_generate", "eval_shuffled_images", "max_new_tokens"];
+
+/// Stands for facts that are known later: whether a metric has a name does not depend on them.
+const ANY_FACTS: Facts = Facts { vocabulary: Some(NonZeroUsize::MIN) };
+
+/// Names of metrics that evaluations or objectives may log of themselves.
+const LOGGED_BY_OTHERS: [&str; 3] = ["accuracy", "exact_match", "kl"];
 
 /// What stands in a recipe's `train` slot: settings that yield [`Train`].
 #[diagnostic::on_unimplemented(
@@ -104,6 +112,15 @@ crate::component! {
         pub eval_on_start: bool = false => Kind::bool(),
         /// Records whose answers an evaluation during training generates; at the end all are. 0 generates none at all.
         pub eval_generate: usize = 64 => Kind::integer(0, i64::MAX),
+        /// Metrics of the generated answers, or of the predicted classes, that an evaluation logs as `eval_<name>`: `rouge_l`,
+        /// `bleu`, `chrf`, `distinct_2`, `perplexity`, `kl`, `f1_macro` …
+        pub eval_metrics: Vec<String> = Vec::new() => Kind::list(),
+        /// Held-out records that every evaluation shows with what the model says of them, evenly spread.
+        pub cherry_pick: usize = 12 => Kind::integer(0, i64::MAX),
+        /// The ids of the held-out records to show instead.
+        pub cherry_pick_ids: Vec<String> = Vec::new() => Kind::list(),
+        /// Folder or hub id of a reward model, frozen, whose mean score of the generated answers is logged as `eval_reward`.
+        pub reward_model: Option<String> = None => Kind::text().or_none(),
         /// At the end, evaluates again with the images handed to the wrong questions.
         pub eval_shuffled_images: bool = false => Kind::bool(),
         /// Most tokens of a generated answer.
@@ -112,11 +129,16 @@ crate::component! {
         pub save_steps: Option<usize> = None => Kind::count().or_none(),
         /// Checkpoints that are kept, the best one among them.
         pub save_total_limit: usize = 2 => Kind::count(),
-        /// What makes a checkpoint the best: the name of any number that an evaluation logs.
+        /// What makes a checkpoint the best: the name of any number that an evaluation logs, with or without `eval_`.
         pub metric_for_best_model: String = "eval_loss".to_owned() => Kind::text(),
-        /// Whether more of it is better; left open, less of a loss, a KL, a perplexity or an error (mse, mae) is, and more of
-        /// everything else.
+        /// Whether more of it is better; left open, a metric of `eval_metrics` says so itself, and else less of a loss, a KL, a
+        /// perplexity or an error (mse, mae) is, and more of everything else.
         pub greater_is_better: Option<bool> = None => Kind::bool().or_none(),
+        /// Ends the run after so many evaluations in a row in which `metric_for_best_model` did not improve (transformers'
+        /// `EarlyStoppingCallback`); left open, it runs to its end.
+        pub early_stopping_patience: Option<usize> = None => Kind::count().or_none(),
+        /// By how much it must be better than the best so far to count as improved.
+        pub early_stopping_threshold: f64 = 0.0 => Kind::number().at_least(0.0),
         /// Folder or hub id of a third model, frozen, whose log-probabilities are logged beside the policy's
         /// (turbo-alignment's SFT model); nothing is trained with them.
         pub metrics_model: Option<String> = None => Kind::text().or_none(),
@@ -137,13 +159,30 @@ crate::component! {
 }
 
 impl Train {
+    /// The key of `metric_for_best_model` in the rows of evaluations.
+    pub fn best_key(&self) -> String {
+        let name = &self.metric_for_best_model;
+        if name.starts_with("eval_") { name.clone() } else { format!("eval_{name}") }
+    }
+
     /// Whether more of `metric_for_best_model` is better.
     pub fn greater_is_better(&self) -> bool {
-        let metric = &self.metric_for_best_model;
+        let key = self.best_key();
         let less = ["loss", "kl", "perplexity", "mse", "mae"]
             .iter()
-            .any(|word| metric.split(['_', '/']).any(|part| part == *word));
-        self.greater_is_better.unwrap_or(!less)
+            .any(|word| key.split(['_', '/']).any(|part| part == *word));
+        self.greater_is_better.unwrap_or_else(|| match self.direction() {
+            Some(Better::Higher) => true,
+            Some(Better::Lower) => false,
+            Some(Better::Neither) | None => !less,
+        })
+    }
+
+    /// Which way is up for `metric_for_best_model`, where it is one of `eval_metrics`.
+    fn direction(&self) -> Option<Better> {
+        let key = self.best_key();
+        let name = self.eval_metrics.iter().find(|name| key.strip_prefix("eval_") == Some(name))?;
+        Some(Registry::default().by_name(name, &ANY_FACTS).ok()?.better())
     }
 
     /// Which blocks are run again in the backward pass.
@@ -184,6 +223,7 @@ impl Train {
     fn check_together(&self) -> Result<(), SettingError> {
         self.check_recompute()?;
         self.check_packing()?;
+        self.check_metrics()?;
         self.check_best()
     }
 
@@ -232,13 +272,101 @@ impl Train {
         Ok(())
     }
 
+    fn check_metrics(&self) -> Result<(), SettingError> {
+        let registry = Registry::default();
+        for (at, name) in self.eval_metrics.iter().enumerate() {
+            if let Err(error) = registry.by_name(name, &ANY_FACTS) {
+                let all: Vec<&str> = registry.names().map(|(name, _)| name).collect();
+                let error = error.to_string();
+                let said = error.split("; `names()`").next().unwrap_or(&error);
+                return Err(SettingError::rule(format!("`eval_metrics`: {said}; there are: {}", all.join(", "))));
+            }
+            if self.eval_metrics[..at].contains(name) {
+                return Err(SettingError::rule(format!("`eval_metrics` names {name} twice; leave one out")));
+            }
+        }
+        Ok(())
+    }
+
     fn check_best(&self) -> Result<(), SettingError> {
-        if self.metric_for_best_model == "eval_exact_match" && self.eval_generate == 0 {
+        let key = self.best_key();
+        let name = key.strip_prefix("eval_").unwrap_or(&key);
+        if name == "exact_match" && self.eval_generate == 0 {
             return Err(SettingError::rule(
                 "`metric_for_best_model` is eval_exact_match, but `eval_generate` is 0, so nothing is ever generated; raise it"
                     .to_owned(),
             ));
         }
+        let listed = self.eval_metrics.iter().any(|metric| metric == name);
+        let known = Registry::default().by_name(name, &ANY_FACTS).is_ok();
+        if known && !listed && !LOGGED_BY_OTHERS.contains(&name) {
+            return Err(SettingError::rule(format!(
+                "`metric_for_best_model` is {key}, but `eval_metrics` does not name {name}, so that it is not computed; add it"
+            )));
+        }
+        if name == "reward" && self.reward_model.is_none() {
+            return Err(SettingError::rule(
+                "`metric_for_best_model` is eval_reward, but there is no `reward_model` to score answers; name its folder"
+                    .to_owned(),
+            ));
+        }
+        if self.direction() == Some(Better::Neither) && name != "kl" && self.greater_is_better.is_none() {
+            return Err(SettingError::rule(format!(
+                "`metric_for_best_model` is {key}, of which neither more nor less is better by itself; set `greater_is_better`"
+            )));
+        }
+        if self.early_stopping_threshold > 0.0 && self.early_stopping_patience.is_none() {
+            return Err(SettingError::rule(format!(
+                "`early_stopping_threshold` is {}, but `early_stopping_patience` is left open, so that nothing stops early; set \
+                 it, or leave the threshold out",
+                self.early_stopping_threshold
+            )));
+        }
         ReportTo::parse(&self.report_to).map(drop).map_err(|error| SettingError::rule(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn train(best: &str, metrics: &[&str]) -> Train {
+        let eval_metrics = metrics.iter().map(|&name| name.to_owned()).collect();
+        Train { metric_for_best_model: best.to_owned(), eval_metrics, ..Train::default() }
+    }
+
+    #[test]
+    fn a_metric_says_which_way_is_up() {
+        for (best, metrics, greater) in [
+            ("eval_loss", &[][..], false),
+            ("loss", &[], false),
+            ("eval_rewards/accuracies", &[], true),
+            ("eval_kl/sft_chosen", &[], false),
+            ("eval_rouge_l", &["rouge_l"], true),
+            ("rouge_l", &["rouge_l"], true),
+            ("eval_self_bleu", &["bleu", "self_bleu"], false),
+            ("eval_perplexity", &["perplexity"], false),
+            ("eval_kl", &["kl"], false),
+        ] {
+            let train = train(best, metrics);
+            assert_eq!(train.check_together(), Ok(()), "{best}");
+            assert_eq!(train.greater_is_better(), greater, "{best}");
+            assert!(Train { greater_is_better: Some(!greater), ..train }.greater_is_better() != greater);
+        }
+    }
+
+    #[test]
+    fn what_no_evaluation_will_log_is_refused() {
+        let refused = |train: Train, words: &[&str]| {
+            let said = train.check_together().unwrap_err().to_string();
+            assert!(words.iter().all(|word| said.contains(word)), "{said}");
+        };
+        refused(train("eval_loss", &["rougeL"]), &["rougeL", "did you mean `rouge_l`", "chrf_pp"]);
+        refused(train("eval_loss", &["bleu", "chrf", "bleu"]), &["bleu twice"]);
+        refused(train("eval_rouge_l", &["bleu"]), &["does not name rouge_l"]);
+        refused(train("eval_length_words", &["length_words"]), &["greater_is_better"]);
+        refused(train("eval_reward", &[]), &["reward_model"]);
+        refused(Train { eval_generate: 0, ..train("exact_match", &[]) }, &["eval_generate"]);
+        refused(Train { early_stopping_threshold: 0.1, ..Train::default() }, &["early_stopping_patience"]);
     }
 }

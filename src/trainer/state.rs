@@ -44,6 +44,12 @@ pub struct Counters {
     /// The best evaluation so far: step and value.
     #[serde(with = "exact_best")]
     pub best: Option<(usize, f64)>,
+    /// Evaluations in a row that were no improvement.
+    #[serde(default)]
+    pub stale_evaluations: usize,
+    /// Whether that were so many that the run stopped.
+    #[serde(default)]
+    pub stopped_early: bool,
 }
 
 /// A weighted mean that is still being added to.

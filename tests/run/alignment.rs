@@ -3,10 +3,10 @@
 use super::{fixture, program, text};
 use serde_json::{Value, json};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 
 /// Rows of turbo-alignment's kinds, with what no tokenizer of a fixture has as one token.
-fn rows(kind: &str) -> Vec<Value> {
+pub(super) fn rows(kind: &str) -> Vec<Value> {
     let message = |role: &str, content: String| json!({"role": role, "content": content});
     (0..8)
         .map(|i| {
@@ -28,24 +28,33 @@ fn rows(kind: &str) -> Vec<Value> {
         .collect()
 }
 
-struct Place {
+pub(super) struct Place {
     dir: tempfile::TempDir,
 }
 
 impl Place {
-    fn new(kind: &str) -> Self {
+    pub(super) fn new(kind: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let lines: Vec<String> = rows(kind).iter().map(Value::to_string).collect();
         std::fs::write(dir.path().join("data.jsonl"), lines.join("\n")).unwrap();
         Self { dir }
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         self.dir.path().join(name).display().to_string()
     }
 
     /// Runs a recipe on the text checkpoint and these rows for four steps.
-    fn run(&self, recipe: &str, output: &str, more: &[&str]) -> Output {
+    pub(super) fn run(&self, recipe: &str, output: &str, more: &[&str]) -> Output {
+        self.command(recipe, output, more).output().unwrap()
+    }
+
+    /// The same with a variable of the environment that counts fault points, or has the run die at one.
+    pub(super) fn faulty(&self, recipe: &str, output: &str, more: &[&str], variable: &str, value: &str) -> Output {
+        self.command(recipe, output, more).env(variable, value).output().unwrap()
+    }
+
+    fn command(&self, recipe: &str, output: &str, more: &[&str]) -> Command {
         let mut command = program(recipe);
         command.args(["--device", "cpu", "--model"]).arg(fixture("parity/llama_text/model"));
         command.args(["--data", &self.path("data.jsonl"), "--eval-data", &self.path("data.jsonl")]);
@@ -60,28 +69,29 @@ impl Place {
         ] {
             command.args(["--set", set]);
         }
-        command.args(more).output().unwrap()
+        command.args(more);
+        command
     }
 
-    fn metrics(&self, output: &str) -> Vec<Value> {
+    pub(super) fn metrics(&self, output: &str) -> Vec<Value> {
         let file = std::fs::read_to_string(Path::new(&self.path(output)).join("metrics.jsonl")).unwrap();
         file.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    fn bytes(&self, output: &str, file: &str) -> Vec<u8> {
+    pub(super) fn bytes(&self, output: &str, file: &str) -> Vec<u8> {
         std::fs::read(Path::new(&self.path(output)).join(file)).unwrap()
     }
 }
 
 #[track_caller]
-fn done(output: &Output) -> String {
+pub(super) fn done(output: &Output) -> String {
     let said = text(output);
     assert_eq!(output.status.code(), Some(0), "{said}");
     said
 }
 
 #[track_caller]
-fn refused(output: &Output, code: i32, words: &[&str]) {
+pub(super) fn refused(output: &Output, code: i32, words: &[&str]) {
     let said = text(output);
     assert_eq!(output.status.code(), Some(code), "{said}");
     for word in words {

@@ -11,6 +11,7 @@ mod resume;
 mod sampling;
 mod stages;
 mod tools;
+mod watching;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

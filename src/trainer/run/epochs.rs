@@ -13,8 +13,12 @@ use std::time::Instant;
 
 impl<P: Policy, O: Objective<Signal: Signal>, K: DataKind> Running<'_, '_, P, O, K> {
     pub(super) fn all(&mut self) -> Result<Trained<P>, TrainError> {
-        if self.counters.step == 0 && self.trainer.settings.eval_on_start {
-            self.evaluate(Scope::Some)?;
+        self.check_best()?;
+        if self.counters.step == 0 {
+            match self.trainer.settings.eval_on_start {
+                true => self.evaluate(Scope::Some)?,
+                false => self.write_before()?,
+            }
         }
         let plan = &self.trainer.data.plan;
         if self.counters.pending_evaluation {
@@ -24,7 +28,7 @@ impl<P: Policy, O: Objective<Signal: Signal>, K: DataKind> Running<'_, '_, P, O,
             self.save()?;
         }
         let mut ended = Ended::Finished;
-        'epochs: while self.counters.step < plan.total_steps {
+        'epochs: while self.counters.step < plan.total_steps && !self.counters.stopped_early {
             let (epoch, within) = plan.place(self.counters.step);
             let mut loader = self.loader(epoch, within)?;
             let before = self.counters.num_tokens;
@@ -38,7 +42,7 @@ impl<P: Policy, O: Objective<Signal: Signal>, K: DataKind> Running<'_, '_, P, O,
                     ended = Ended::Interrupted;
                     break 'epochs;
                 }
-                if self.counters.step >= plan.total_steps {
+                if self.counters.step >= plan.total_steps || self.counters.stopped_early {
                     break;
                 }
             }
@@ -61,7 +65,7 @@ impl<P: Policy, O: Objective<Signal: Signal>, K: DataKind> Running<'_, '_, P, O,
         let plan = &self.trainer.data.plan;
         let step = self.counters.step;
         let due = |every: Option<usize>| step.is_multiple_of(every.unwrap_or(plan.steps_per_epoch).max(1));
-        let last = step >= plan.total_steps;
+        let mut last = step >= plan.total_steps;
         if due(settings.eval_steps) || last {
             if self.trainer.interrupt.load(Ordering::Relaxed) {
                 self.counters.pending_evaluation = true;
@@ -69,6 +73,7 @@ impl<P: Policy, O: Objective<Signal: Signal>, K: DataKind> Running<'_, '_, P, O,
                 self.evaluate(if last { Scope::All } else { Scope::Some })?;
             }
         }
+        last |= self.counters.stopped_early;
         // Read after the evaluation, which may take long, and only once: what is decided here is what happens.
         let interrupted = self.trainer.interrupt.load(Ordering::Relaxed);
         // The best weights can only be taken at the end if they are kept when they are found.
@@ -98,7 +103,7 @@ impl<P: Policy, O: Objective<Signal: Signal>, K: DataKind> Running<'_, '_, P, O,
         if let Some((step, value)) = self.counters.best.filter(|_| takes_best) {
             let path = self.trainer.run_dir.join(format!("checkpoint-{step}"));
             crate::checkpoint::verify(&path)?;
-            let metric = &self.trainer.settings.metric_for_best_model;
+            let metric = self.trainer.settings.best_key();
             self.progress.message(&format!("taking the weights of step {step}: {metric} {value:.4}"));
             model = state::restore_weights(&path, model, &self.trainer.device)?;
         }

@@ -1,12 +1,14 @@
 //! The training loop.
 
 mod epochs;
-mod evaluation;
+pub(super) mod evaluation;
 mod steps;
 
 use super::Train;
 use super::anchor::{Others, StoredError};
+use super::answers::AnswerError;
 use super::evaluate::EvalData;
+use super::generations;
 use super::log::{Keep, MetricsLog};
 use super::moments::Optim;
 use super::optimizer::AdamW;
@@ -14,11 +16,14 @@ use super::plan::Plan;
 use super::policy::{Policy, Signal};
 use super::progress::Progress;
 use super::schedule::Schedule;
+use super::shown::Said;
 use super::state::{self, Counters, Saved};
 use super::track::{Tracker, Trackers};
+use super::watch::Watch;
 use crate::checkpoint::{CheckpointError, run as checkpoints};
 use crate::data::{DataError, DataKind, Dataset, Encoder, LoaderSettings, Place};
 use crate::example::Facts;
+use crate::metrics::MetricError;
 use crate::objectives::Objective;
 use crate::settings::SettingError;
 use burn::tensor::Device;
@@ -75,12 +80,27 @@ pub enum TrainError {
         /// What there is.
         found: String,
     },
+    /// A metric that cannot be computed of a record.
+    #[error("train.eval_metrics: {0}")]
+    Measure(#[from] MetricError),
+    /// An answer that was not generated.
+    #[error(transparent)]
+    Answer(AnswerError),
     /// A setting that the device cannot follow.
     #[error("train: {0}")]
     Setting(#[from] SettingError),
     /// Nothing that a step could change.
     #[error("nothing is trained: {0}")]
     NothingTrained(String),
+}
+
+impl From<AnswerError> for TrainError {
+    fn from(error: AnswerError) -> Self {
+        match error {
+            AnswerError::Data(error) => Self::Data(error),
+            other => Self::Answer(other),
+        }
+    }
 }
 
 /// The data that is learned from, and how it is read.
@@ -108,6 +128,12 @@ pub struct Trainer<'a, O, K: DataKind> {
     pub facts: Vec<Facts>,
     /// Held-out data.
     pub eval: Option<EvalData<K>>,
+    /// The numbers of the held-out records that every evaluation shows.
+    pub picks: Vec<usize>,
+    /// What evaluations compute besides.
+    pub watch: Watch,
+    /// What the untrained model says to the picks.
+    pub before: Said,
     /// The device, with gradients.
     pub device: Device,
     /// The run folder.
@@ -173,7 +199,9 @@ impl<O: Objective<Signal: Signal>, K: DataKind> Trainer<'_, O, K> {
             Some(found) => state::restore(found, model, anchor, optim, &self.device)?,
         };
         optimizer.rate_groups = model.rate_groups();
-        let log = MetricsLog::open(self.run_dir, resume.map(|_| Keep::of(&counters)))?;
+        let keep = resume.map(|_| Keep::of(&counters));
+        let log = MetricsLog::open(self.run_dir, keep)?;
+        generations::cut(self.run_dir, keep)?;
         let total = self.data.plan.total_steps;
         let progress = Progress::new(total as u64, counters.step as u64, "training");
         let mut run = Running {

@@ -2,6 +2,7 @@
 
 use super::{About, Keep, Sample, Status, Tracker, Written, is_evaluation, plain, points, since_epoch, step_of, typed};
 use crate::checkpoint::{CheckpointError, DurableFile, recover, write_file};
+use crate::trainer::shown::Table;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use std::io::Write;
@@ -118,6 +119,14 @@ impl Tracker for JsonLog {
         self.write(json!({"type": "samples", "step": step, "timestamp": timestamp, "samples": rows}))
     }
 
+    fn table(&mut self, step: usize, name: &str, table: &Table) -> Result<(), CheckpointError> {
+        let timestamp = millis(SystemTime::now());
+        let Table { columns, rows } = table;
+        self.write(
+            json!({"type": "table", "step": step, "timestamp": timestamp, "name": name, "columns": columns, "rows": rows}),
+        )
+    }
+
     fn sync(&mut self) -> Result<(), CheckpointError> {
         self.file.sync()
     }
@@ -162,7 +171,7 @@ fn stays(keep: Option<Keep>, row: &Map<String, Value>) -> bool {
     let written = match row.get("type").and_then(Value::as_str) {
         Some("run") => return keep.is_some(),
         Some("metrics") if !is_evaluation(row) => Written::InTraining,
-        Some("metrics" | "samples") => Written::InEvaluation,
+        Some("metrics" | "samples" | "table") => Written::InEvaluation,
         _ => Written::AtTheEnd,
     };
     written.stays(keep, step_of(row))

@@ -6,7 +6,8 @@
 //!
 //! # TensorBoard
 //! `tensorboard --logdir runs` shows every run below `runs/`: curves, the settings (under *Text*, and under *HParams* for
-//! comparing runs), and the sample pictures with question, expected and generated answer. A value that is not finite is a
+//! comparing runs), the sample pictures with question, expected and generated answer, and for each evaluation the table of
+//! its chosen records (under *Text*, `cherry_picks`). A value that is not finite is a
 //! point that TensorBoard marks as such.
 //!
 //! # MLflow, W&B, trackio and others
@@ -18,6 +19,7 @@
 //! | `run`     | first                         | `version` (1), `run_name`, `start_time`, `tags` and `params` (each a list of `key` and `value`, all texts), `config` (the same settings, with their types) |
 //! | `metrics` | per row of `metrics.jsonl`    | `phase`, `step`, `timestamp`, `metrics`: a list of `key`, `value`, `timestamp`, `step` |
 //! | `samples` | when answers were generated   | `step`, `timestamp`, `samples`: a list of `question`, `expected`, `generated`, `images` (paths beside the file) |
+//! | `table`   | with an evaluation            | `step`, `timestamp`, `name`, `columns`, `rows` (texts): the chosen records and what the model says of them |
 //! | `end`     | last; absent while it runs, and after a crash | `step`, `status` (`FINISHED`, `FAILED`, or `KILLED` for an interrupt), `end_time`, `summary` (the last value of every curve) |
 //!
 //! `params` and `metrics` are what MLflow's `runs/log-batch` takes, unchanged. Into MLflow:
@@ -74,6 +76,7 @@ pub use json::JsonLog;
 pub use tensorboard::TensorBoard;
 
 use super::report::Setting;
+use super::shown::Table;
 use crate::checkpoint::CheckpointError;
 use serde_json::{Map, Value};
 use std::fmt::Debug;
@@ -94,6 +97,12 @@ pub trait Tracker: Debug + Send {
     /// # Errors
     /// [`CheckpointError::Io`].
     fn samples(&mut self, step: usize, samples: &[Sample<'_>]) -> Result<(), CheckpointError>;
+
+    /// A table of an evaluation at `step`.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`].
+    fn table(&mut self, step: usize, name: &str, table: &Table) -> Result<(), CheckpointError>;
 
     /// Forces everything onto the disk: before a checkpoint that counts on it.
     ///
@@ -240,6 +249,10 @@ impl Tracker for Trackers {
 
     fn samples(&mut self, step: usize, samples: &[Sample<'_>]) -> Result<(), CheckpointError> {
         self.all.iter_mut().try_for_each(|tracker| tracker.samples(step, samples))
+    }
+
+    fn table(&mut self, step: usize, name: &str, table: &Table) -> Result<(), CheckpointError> {
+        self.all.iter_mut().try_for_each(|tracker| tracker.table(step, name, table))
     }
 
     fn sync(&mut self) -> Result<(), CheckpointError> {

@@ -5,11 +5,12 @@
 //! one that has not, and for readers that know no such event. What stays of the steps in question moves into the new file.
 
 use super::event::{Event, HPARAMS_END, Picture, Scalar, Value};
-use super::markdown::table;
+use super::markdown::{table, table_of};
 use super::records::{Records, frame};
 use super::{About, Keep, Sample, Status, Tracker, Written, first_again, plain, points, since_epoch, step_of, typed};
 use crate::checkpoint::fault::{Op, around};
 use crate::checkpoint::{CheckpointError, DurableFile, recover, write_file};
+use crate::trainer::shown::Table;
 use image::{ImageFormat, ImageReader};
 use prost::Message;
 use serde_json::Map;
@@ -23,6 +24,10 @@ use std::time::SystemTime;
 const PREFIX: &str = "events.out.tfevents.";
 /// The group of cards that shows records and answers.
 const SAMPLES: &str = "samples/";
+/// What the tags of an evaluation's tables end with, as PyTorch's writer names texts.
+const TEXT: &str = "/text_summary";
+/// What the tags of an evaluation's tables begin with.
+const TABLES: &str = "tables/";
 
 /// The event file that one process writes.
 #[derive(Debug)]
@@ -120,6 +125,11 @@ impl Tracker for TensorBoard {
         Ok(())
     }
 
+    fn table(&mut self, step: usize, name: &str, table: &Table) -> Result<(), CheckpointError> {
+        let value = Value::text(format!("{TABLES}{name}{TEXT}"), table_of(table));
+        self.write(&[Event::summary(wall_time(), step as i64, vec![value])])
+    }
+
     fn sync(&mut self) -> Result<(), CheckpointError> {
         self.file.sync()
     }
@@ -191,7 +201,7 @@ impl Kept {
 
 fn stays(keep: Option<Keep>, event: &Event) -> bool {
     let step = u64::try_from(event.step).unwrap_or(0);
-    let evaluated = |tag: &str| tag.starts_with("eval/") || tag.starts_with(SAMPLES);
+    let evaluated = |tag: &str| ["eval/", SAMPLES, TABLES].iter().any(|start| tag.starts_with(start));
     let written = if event.tags().any(|tag| tag == HPARAMS_END) {
         Written::AtTheEnd
     } else if event.tags().any(evaluated) {

@@ -14,7 +14,7 @@ use firebrick::objectives::{Bco, Dpo, Kto, Objective, Sft};
 use firebrick::projector::NoProjector;
 use firebrick::trainer::anchor::{Anchor, Others, Sync};
 use firebrick::trainer::track::Trackers;
-use firebrick::trainer::{EvalData, Plan, Signal, Train, TrainData, Trained, Trainer};
+use firebrick::trainer::{EvalData, Plan, Said, Signal, Train, TrainData, Trained, Trainer, Watch};
 use firebrick::vision::NoVision;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -114,7 +114,11 @@ fn train<O: Objective<Signal: Signal>, K: DataKind>(
             batch_size: settings.per_device_eval_batch_size,
             loader,
             stop,
+            decoding: None,
         }),
+        picks: Vec::new(),
+        watch: Watch::default(),
+        before: Said::default(),
         device: device.clone(),
         run_dir: &folder.path().join("run"),
         interrupt: &AtomicBool::new(false),

@@ -150,6 +150,29 @@ fn settings_pictures_and_answers_are_shown() {
 }
 
 #[test]
+fn an_evaluations_table_is_a_text_and_a_line() {
+    let run = Run::new();
+    let row = |id: &str| vec![id.to_owned(), "What | is\nthis?".to_owned()];
+    let table = Table { columns: vec!["id".to_owned(), "prompt".to_owned()], rows: vec![row("a"), row("b")] };
+    run.open(None).table(4, "cherry_picks", &table).unwrap();
+    let files = run.tensorboard();
+    let value = files.find("tables/cherry_picks/text_summary", 4).unwrap();
+    let text = String::from_utf8(value.at(&[8, 8]).bytes().to_vec()).unwrap();
+    let line = "| What &#124; is<br>this? |";
+    assert_eq!(text, format!("| id | prompt |\n|---|---|\n| a {line}\n| b {line}\n"));
+    // The plugin that shows it, and a tensor of one text (DT_STRING) without dimensions.
+    assert_eq!(value.at(&[9, 1, 1]).bytes(), b"text");
+    assert_eq!(value.at(&[8, 1]).varint(), 7);
+    assert_eq!(run.json()[1]["rows"], json!([row("a"), row("b")]));
+    // It goes with its evaluation.
+    for (evaluation, stays) in [(true, true), (false, false)] {
+        drop(run.open(Some(Keep { step: 4, evaluation })));
+        assert_eq!(run.tensorboard().find("tables/cherry_picks/text_summary", 4).is_some(), stays);
+        assert_eq!(run.json().len(), 1 + usize::from(stays));
+    }
+}
+
+#[test]
 fn the_json_tells_the_whole_run() {
     let run = Run::new();
     let mut trackers = run.open(None);
