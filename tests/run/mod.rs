@@ -4,6 +4,7 @@ mod alignment;
 mod chat;
 mod cli;
 mod evaluate;
+mod infer;
 mod memory_settings;
 mod packing;
 mod prompt_learning;
@@ -39,6 +40,10 @@ pub fn program(name: &str) -> Command {
         "serve" => env!("CARGO_BIN_EXE_serve"),
         "sft" => env!("CARGO_BIN_EXE_sft"),
         "dpo" => env!("CARGO_BIN_EXE_dpo"),
+        "infer_chat" => env!("CARGO_BIN_EXE_infer_chat"),
+        "infer_classification" => env!("CARGO_BIN_EXE_infer_classification"),
+        "infer_multimodal" => env!("CARGO_BIN_EXE_infer_multimodal"),
+        "infer_reward" => env!("CARGO_BIN_EXE_infer_reward"),
         "kto" => env!("CARGO_BIN_EXE_kto"),
         "reward_model" => env!("CARGO_BIN_EXE_reward_model"),
         "classification" => env!("CARGO_BIN_EXE_classification"),

@@ -196,35 +196,45 @@ mod wide {
     #[target_feature(enable = "avx512f,avx512dq")]
     unsafe fn tile<const R: usize, const C: usize>(x: *const f32, w: *const f32, k: usize, out: Corner) {
         const { assert!(R * C <= 16, "one lane for each sum") };
+        // Wrapping, because the development profile checks the others at every step.
+        let (mut x_rows, mut w_rows) = ([x; R], [w; C]);
+        for i in 1..R {
+            x_rows[i] = x_rows[i - 1].wrapping_add(k);
+        }
+        for j in 1..C {
+            w_rows[j] = w_rows[j - 1].wrapping_add(k);
+        }
         let mut sums = [[_mm512_setzero_ps(); C]; R];
         let whole = k - k % 16;
-        // SAFETY: reads stay inside rows of `k`: whole vectors below `whole`, and the rest by its mask.
-        unsafe {
-            for at in (0..whole).step_by(16) {
-                let mut rows = [_mm512_setzero_ps(); R];
-                for i in 0..R {
-                    rows[i] = _mm512_loadu_ps(x.add(i * k + at));
-                }
-                for j in 0..C {
-                    let w = _mm512_loadu_ps(w.add(j * k + at));
+        let mut at = 0;
+        while at < k {
+            let mut x = [_mm512_setzero_ps(); R];
+            let mut w = [_mm512_setzero_ps(); C];
+            // SAFETY: reads stay inside rows of `k`: whole vectors below `whole`, and the rest by its mask.
+            unsafe {
+                if at < whole {
                     for i in 0..R {
-                        sums[i][j] = _mm512_fmadd_ps(rows[i], w, sums[i][j]);
+                        x[i] = _mm512_loadu_ps(x_rows[i].wrapping_add(at));
+                    }
+                    for j in 0..C {
+                        w[j] = _mm512_loadu_ps(w_rows[j].wrapping_add(at));
+                    }
+                } else {
+                    let mask: __mmask16 = (1 << (k - whole)) - 1;
+                    for i in 0..R {
+                        x[i] = _mm512_maskz_loadu_ps(mask, x_rows[i].wrapping_add(at));
+                    }
+                    for j in 0..C {
+                        w[j] = _mm512_maskz_loadu_ps(mask, w_rows[j].wrapping_add(at));
                     }
                 }
             }
-            if whole < k {
-                let mask: __mmask16 = (1 << (k - whole)) - 1;
-                let mut rows = [_mm512_setzero_ps(); R];
-                for i in 0..R {
-                    rows[i] = _mm512_maskz_loadu_ps(mask, x.add(i * k + whole));
-                }
+            for i in 0..R {
                 for j in 0..C {
-                    let w = _mm512_maskz_loadu_ps(mask, w.add(j * k + whole));
-                    for i in 0..R {
-                        sums[i][j] = _mm512_fmadd_ps(rows[i], w, sums[i][j]);
-                    }
+                    sums[i][j] = _mm512_fmadd_ps(x[i], w[j], sums[i][j]);
                 }
             }
+            at = at.wrapping_add(16);
         }
         let mut flat = [_mm512_setzero_ps(); 16];
         for i in 0..R {

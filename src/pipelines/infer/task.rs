@@ -84,7 +84,8 @@ impl Generate<'_> {
         let sequence_score = if scored { choice.score.or_else(sum) } else { None };
         let mut answer = PredictedAnswer {
             id: number.to_string(),
-            content: choice.text,
+            // Templates write the space between a role and its words themselves.
+            content: choice.text.trim().to_owned(),
             sequence_score,
             logprobs: logprobs.filter(|_| self.logprobs),
             ..PredictedAnswer::default()

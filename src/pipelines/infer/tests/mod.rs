@@ -36,7 +36,8 @@ impl Parrot {
 
     fn live(&self) {
         if self.said.fetch_add(1, Ordering::Relaxed) >= self.dies_after {
-            std::panic::panic_any("killed");
+            // Without the words that a panic prints.
+            std::panic::resume_unwind(Box::new("killed"));
         }
     }
 }

@@ -15,8 +15,11 @@ const UNFINISHED: &str = ".unfinished";
 pub(super) struct Folder {
     dir: PathBuf,
     unfinished: PathBuf,
+    info: PathBuf,
     /// What tells this run from others, in one word.
     run: String,
+    /// Whether nothing had been begun.
+    fresh: bool,
     _lock: RunLock,
 }
 
@@ -46,7 +49,7 @@ impl Folder {
         }
         let sum = Sha256::digest(info["settings"].to_string());
         let run = sum.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { dir, unfinished, run, _lock: lock })
+        Ok(Self { dir, unfinished, run, fresh, info: path, _lock: lock })
     }
 
     pub(super) fn output(&self, file: &str) -> PathBuf {
@@ -60,6 +63,16 @@ impl Folder {
     /// What a file's journal says that it is of.
     pub(super) fn run(&self, file: &str) -> String {
         format!("{}-{file}", self.run).replace(char::is_whitespace, "_")
+    }
+
+    /// Takes back what [`open`](Self::open) wrote, where nothing came of the run.
+    pub(super) fn abandon(self) {
+        if self.fresh {
+            // Whoever gives up has an error of its own to tell.
+            let _ = std::fs::remove_dir_all(&self.unfinished);
+            let _ = std::fs::remove_file(&self.info);
+            let _ = std::fs::remove_dir(&self.dir);
+        }
     }
 
     /// Removes what was kept for a run that is killed.
@@ -121,6 +134,14 @@ fn differences(path: &str, before: &Value, now: &Value, changes: &mut Vec<String
         }
         return;
     }
+    if let (Value::Array(a), Value::Array(b)) = (before, now)
+        && a.len() == b.len()
+    {
+        for (i, (before, now)) in a.iter().zip(b).enumerate() {
+            differences(&format!("{path}[{i}]"), before, now, changes);
+        }
+        return;
+    }
     changes.push(format!("  {path}: was {before}, is {now}"));
 }
 
@@ -138,10 +159,13 @@ mod tests {
     #[test]
     fn what_changed_is_named() {
         let mut changes = Vec::new();
-        let before = json!({"generation": {"a": {"temperature": 0.5, "seed": 1}}, "data": "x"});
-        let now = json!({"generation": {"a": {"temperature": 0.7, "seed": 1}, "b": {}}, "data": "x"});
+        let before = json!({"generation": {"a": {"temperature": 0.5, "seed": 1}}, "data": "x", "ways": [{"k": 1}]});
+        let now =
+            json!({"generation": {"a": {"temperature": 0.7, "seed": 1}, "b": {}}, "data": "x", "ways": [{"k": 2}]});
         differences("", &before, &now, &mut changes);
-        assert_eq!(changes, ["  generation.a.temperature: was 0.5, is 0.7", "  generation.b: was null, is {}"]);
+        let expected =
+            ["generation.a.temperature: was 0.5, is 0.7", "generation.b: was null, is {}", "ways[0].k: was 1, is 2"];
+        assert_eq!(changes.iter().map(|change| change.trim()).collect::<Vec<_>>(), expected);
     }
 
     #[test]
@@ -161,6 +185,10 @@ mod tests {
         drop(open(true, "2/2", info(1)).unwrap());
         let error = open(true, "2/2", info(2)).err().unwrap();
         assert!(error.contains("seed: was 1, is 2"), "{error}");
+        open(true, "1/2", info(1)).unwrap().abandon();
+        assert!(dir.path().join("info.1-of-2.json").exists(), "what was begun before is not given up");
+        open(false, "1/4", info(1)).unwrap().abandon();
+        assert!(!dir.path().join("info.1-of-4.json").exists());
         open(true, "2/2", info(1)).unwrap().finish().unwrap();
         let left: Vec<String> =
             std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();

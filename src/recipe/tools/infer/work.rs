@@ -53,15 +53,21 @@ impl Work {
         let planned = self.files(&models, &settings);
         let names: Vec<String> = planned.iter().map(|one| one.file.clone()).collect();
         let info = self.info(&chosen, &*records, &planned, &models, (&settings, resolved))?;
+        // Before anything is written: a record that is refused leaves nothing behind.
+        let plan = self.plan(&*records)?;
         let folder = Folder::open(&self.data, &names, &info)?;
         let left: Vec<&Planned> = planned.iter().filter(|one| !folder.output(&one.file).exists()).collect();
         if left.is_empty() {
             say!("{}: the run is finished", self.data.output.display());
             return Ok(folder.finish()?);
         }
-        let plan = self.plan(&*records)?;
-        let engine = chosen.open()?;
-        let judge = self.judge()?;
+        let (engine, judge) = match chosen.open().and_then(|engine| Ok((engine, self.judge()?))) {
+            Ok(engines) => engines,
+            Err(error) => {
+                folder.abandon();
+                return Err(error);
+            }
+        };
         let progress = Progress::work((plan.len() * left.len()) as u64, self.name);
         for one in &left {
             let (output, journal) = (folder.output(&one.file), folder.journal(&one.file));
@@ -132,8 +138,8 @@ impl Work {
     ) -> anyhow::Result<Value> {
         let (model, kept) = chosen.info()?;
         let file = |(number, one): (usize, &Planned)| {
-            let (named, setting) = (&models[number / settings.len()].1, &settings[one.setting].name);
-            json!({"file": one.file, "model": one.model.as_ref().unwrap_or(named), "generation": setting})
+            let (name, setting) = (&models[number / settings.len()].1, &settings[one.setting].name);
+            json!({"file": one.file, "model": one.model.as_ref().unwrap_or(name), "generation": named(setting)})
         };
         let mut fixed = json!({
             "recipe": self.name,
@@ -145,7 +151,7 @@ impl Work {
         });
         if let Kind::Answers(options) = &self.kind {
             let names = planned.iter().take(settings.len()).map(|one| settings[one.setting].name.clone());
-            let ways = names.zip(resolved).map(|(name, values)| json!({"name": name, "settings": values}));
+            let ways = names.zip(resolved).map(|(name, values)| json!({"name": named(&name), "settings": values}));
             fixed["generation"] = ways.collect();
             fixed["logprobs"] = options.logprobs.into();
             fixed["sequence_scores"] = options.sequence_scores.into();
@@ -206,6 +212,11 @@ impl Work {
     }
 }
 
+/// The name of a setting, where it has one.
+fn named(setting: &str) -> Option<&str> {
+    (!setting.is_empty()).then_some(setting)
+}
+
 /// A line about a file: records, errors, speed.
 fn summary(done: &Done) -> String {
     let seconds = done.took.as_secs_f64();
@@ -217,7 +228,9 @@ fn summary(done: &Done) -> String {
     if done.resumed > 0 {
         text.push_str(&format!(", {} of them from before", done.resumed));
     }
-    text.push_str(&format!(", in {seconds:.1} s: {:.1} records/s", fresh as f64 / seconds.max(1e-9)));
+    if fresh > 0 {
+        text.push_str(&format!(", in {seconds:.1} s: {:.1} records/s", fresh as f64 / seconds.max(1e-9)));
+    }
     if done.spent.completion_tokens > 0 {
         let rate = done.spent.completion_tokens as f64 / seconds.max(1e-9);
         text.push_str(&format!(", {rate:.0} new tokens/s"));
