@@ -321,6 +321,8 @@ fn a_model_answers_the_questions_and_scores_what_is_right() {
     for name in ["perplexity ", "choice_likelihood ", "kl "] {
         assert!(said.lines().any(|line| line.starts_with(name)), "{said}");
     }
+    assert_eq!(whole["records"][0]["references"], json!(["A dark ridge under a pale sky."]));
+    assert_eq!(whole["records"][0]["answers"].as_array().map(Vec::len), Some(1));
     // A model differs from itself in nothing.
     close(&whole["metrics"]["kl"]["value"], 0.0, "kl");
 

@@ -37,7 +37,9 @@ pub(super) fn whole(asked: &Evaluate, subject: &Subject, figures: &[Figure], oth
         put("comparisons", others.iter().map(|other| comparison(&subject.system.name, other)).collect());
     }
     let records = subject.system.records.iter().enumerate();
-    put("records", records.map(|(index, one)| record(index, one, figures)).collect());
+    // Of prediction files the answers stand in the files.
+    let with_answers = asked.model.is_some();
+    put("records", records.map(|(index, one)| record(index, one, figures, with_answers)).collect());
     Value::Object(whole)
 }
 
@@ -79,7 +81,7 @@ fn compared(one: &Compared) -> Value {
     value
 }
 
-fn record(index: usize, record: &Record, figures: &[Figure]) -> Value {
+fn record(index: usize, record: &Record, figures: &[Figure], with_answers: bool) -> Value {
     let values: Map<String, Value> =
         figures.iter().map(|figure| (figure.name.clone(), json!(figure.measured[index].value))).collect();
     let mut written = json!({"id": record.judged.id});
@@ -87,6 +89,10 @@ fn record(index: usize, record: &Record, figures: &[Figure]) -> Value {
         written["dataset_name"] = record.dataset_name.clone().into();
     }
     written["place"] = record.place.to_string().into();
+    if with_answers {
+        written["answers"] = record.judged.answers.iter().map(|answer| Value::from(answer.text.as_str())).collect();
+        written["references"] = record.judged.references.clone().into();
+    }
     written["values"] = values.into();
     written
 }

@@ -75,7 +75,7 @@ pub struct Evaluate {
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
     pub max_new_tokens: usize,
     /// Draws the answers at this temperature; left out, the likeliest token is taken
-    #[arg(long, value_name = "T", value_parser = above_zero)]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = above_zero)]
     pub temperature: Option<f64>,
     /// Answers per question; several need --temperature
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
@@ -90,7 +90,7 @@ pub struct Evaluate {
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = at_least_one)]
     pub samples: usize,
     /// Level of the intervals, above 0 and below 1
-    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = level)]
+    #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true, value_parser = level)]
     pub level: f64,
     /// Seeds the bootstrap, and answers that are drawn
     #[arg(long, value_name = "N", default_value_t = 0)]

@@ -33,7 +33,7 @@ pub struct SampleArguments {
     #[arg(long, value_name = "HOW", requires = "pairs")]
     pub pairing: Option<PairingName>,
     /// Pairs whose rewards are closer than this are left out
-    #[arg(long, value_name = "R", requires = "pairs", default_value_t = 0.0, value_parser = margin)]
+    #[arg(long, value_name = "R", requires = "pairs", default_value_t = 0.0, allow_negative_numbers = true, value_parser = margin)]
     pub min_margin: f64,
     /// Of answers with the same words, white space around them aside, consider the first alone
     #[arg(long)]
@@ -132,7 +132,7 @@ pub struct SampleRso {
     #[arg(long, short, value_name = "N", value_parser = at_least_one)]
     pub num_samples: usize,
     /// An answer is accepted with probability exp((reward - best reward) / beta)
-    #[arg(long, value_name = "B", default_value_t = 0.5, value_parser = above_zero)]
+    #[arg(long, value_name = "B", default_value_t = 0.5, allow_negative_numbers = true, value_parser = above_zero)]
     pub beta: f64,
 }
 
