@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Read, Seek};
 use std::path::Path;
 
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use super::{ImageError, Rgb8, jpeg, png};
 
@@ -77,13 +77,17 @@ pub fn decode_bytes(bytes: &[u8], path: &Path) -> Result<Rgb8, ImageError> {
     }
     let bytes = without_extras(bytes);
     let failed = |error| ImageError::decode(path, error);
-    let decoder = ImageReader::with_format(Cursor::new(&bytes), format).into_decoder().map_err(failed)?;
+    let mut decoder = ImageReader::with_format(Cursor::new(&bytes), format).into_decoder().map_err(failed)?;
     let (width, height) = decoder.dimensions();
     if decoder.total_bytes() > MAX_DECODED {
         let why =
             format!("{} bytes once decoded, more than {MAX_DECODED}; scale the picture down", decoder.total_bytes());
         return Err(ImageError::TooLarge { path: path.to_path_buf(), width, height, why });
     }
+    // What a decoder takes besides, for frames and tables.
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_DECODED);
+    decoder.set_limits(limits).map_err(failed)?;
     let image = DynamicImage::from_decoder(decoder).map_err(failed)?;
     let (width, height) = (image.width() as usize, image.height() as usize);
     Ok(Rgb8 { width, height, data: to_rgb(image) })

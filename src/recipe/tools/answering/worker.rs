@@ -208,6 +208,7 @@ impl<'a, M: LanguageModel, V: VisionEncoder, P: Projector> Running<'a, M, V, P> 
         let (open, tokenizer) = (&mut self.open, &self.served.ready.encoder.tokenizer);
         let admitted = self.batch.admit(rows, &mut |row, event| tell(open, tokenizer, row, event));
         self.after(admitted.map(|_| ()).map_err(|error| error.to_string()));
+        self.rest();
     }
 
     fn step(&mut self) {
@@ -222,6 +223,16 @@ impl<'a, M: LanguageModel, V: VisionEncoder, P: Projector> Running<'a, M, V, P> 
         let (open, tokenizer) = (&mut self.open, &self.served.ready.encoder.tokenizer);
         let stepped = self.batch.step(&mut |row, event| tell(open, tokenizer, row, event));
         self.after(stepped.map(|_| ()).map_err(|error| error.to_string()));
+        self.rest();
+    }
+
+    /// Gives the cache back where the last row has ended: the next request may be for another model.
+    fn rest(&mut self) {
+        if self.open.is_empty() {
+            // Without rows this takes no step.
+            let settled = self.batch.step(&mut |_, _| ControlFlow::Continue(()));
+            self.after(settled.map(|_| ()).map_err(|error| error.to_string()));
+        }
     }
 
     /// Tells what has ended.
