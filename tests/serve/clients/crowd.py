@@ -3,7 +3,7 @@
     python crowd.py URL [--pid SERVER] [--clients 200] [--seconds 60] [--rounds 2] [--picture FILE]
 
 Each client asks, whole and streamed, and some leave in the middle. Anything but an answer and 429 is an error. With `--pid` the
-server's memory is read after each round: between the first and the last it may not grow by more than 5 %. A shorter round goes before
+server's memory is read after each round: between the first and the last it may not grow by more than 16 MiB. A shorter round goes before
 them, in which allocators and caches get what they keep.
 
 Versions: aiohttp 3.14.5, Python 3.11.
@@ -20,7 +20,9 @@ from pathlib import Path
 
 import aiohttp
 
-GROWTH = 1.05
+# MiB. Rounds of a server of 100 MiB ended between 99 and 118, up and down, as the allocator happened to keep pages. A minute is some
+# two thousand answers and ten thousand refusals: what leaks 8 KiB of an answer, or 2 KiB of a request, is above it.
+GROWTH = 16
 
 
 def memory(pid):
@@ -106,7 +108,7 @@ async def main():
         assert not errors, errors
         assert counts["answered"] > 0
     if given.pid and len(sizes) > 1:
-        assert sizes[-1] <= sizes[0] * GROWTH, sizes
+        assert sizes[-1] <= sizes[0] + GROWTH, sizes
         print("ok no growth")
 
 
