@@ -1,12 +1,13 @@
 //! Files to RGB bytes, as `PIL.Image.open(path).convert("RGB")` gives them.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Read, Seek};
 use std::path::Path;
 
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use super::{ImageError, Rgb8, jpeg};
+use super::{ImageError, Rgb8, jpeg, png};
 
 /// Pillow refuses more pixels than this as a decompression bomb, and so does this module.
 const MAX_PIXELS: u64 = 178_956_970;
@@ -16,6 +17,10 @@ const MAX_SIDE: u32 = 65_535;
 const PNG_PIXELS_PER_BYTE: u64 = 1032 * 8;
 /// Most pixels that a byte of JPEG can hold: one bit per 8×8 block.
 const JPEG_PIXELS_PER_BYTE: u64 = 8 * 64;
+/// Most bytes that a picture may have before it is converted: as many as the most pixels have in RGB.
+const MAX_DECODED: u64 = 3 * MAX_PIXELS;
+/// Longest file that is read.
+const MAX_FILE: u64 = 1 << 30;
 /// Size of the headers that the two rules above leave out of account.
 const HEADER_BYTES: u64 = 1024;
 /// Bytes that tell every format from the others.
@@ -49,8 +54,15 @@ pub fn probe_bytes(bytes: &[u8], path: &Path) -> Result<(u32, u32), ImageError> 
 /// # Errors
 /// [`ImageError`] with the path and the reason.
 pub fn decode(path: &Path) -> Result<Rgb8, ImageError> {
-    let bytes = std::fs::read(path).map_err(|source| ImageError::Read { path: path.to_path_buf(), source })?;
-    decode_bytes(&bytes, path)
+    let read = |source| ImageError::Read { path: path.to_path_buf(), source };
+    let length = std::fs::metadata(path).map_err(read)?.len();
+    if length > MAX_FILE {
+        return Err(ImageError::decode(
+            path,
+            format!("the file has {length} bytes, more than {MAX_FILE}; scale it down"),
+        ));
+    }
+    decode_bytes(&std::fs::read(path).map_err(read)?, path)
 }
 
 /// The picture in `bytes`; `path` is what errors call it.
@@ -63,10 +75,31 @@ pub fn decode_bytes(bytes: &[u8], path: &Path) -> Result<Rgb8, ImageError> {
     if format == ImageFormat::Jpeg {
         return jpeg::decode(bytes).map_err(|error| ImageError::decode(path, error));
     }
-    let reader = ImageReader::with_format(Cursor::new(bytes), format);
-    let image = reader.decode().map_err(|error| ImageError::decode(path, error))?;
+    let bytes = without_extras(bytes);
+    let failed = |error| ImageError::decode(path, error);
+    let mut decoder = ImageReader::with_format(Cursor::new(&bytes), format).into_decoder().map_err(failed)?;
+    let (width, height) = decoder.dimensions();
+    if decoder.total_bytes() > MAX_DECODED {
+        let why =
+            format!("{} bytes once decoded, more than {MAX_DECODED}; scale the picture down", decoder.total_bytes());
+        return Err(ImageError::TooLarge { path: path.to_path_buf(), width, height, why });
+    }
+    // What a decoder takes besides, for frames and tables.
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_DECODED);
+    decoder.set_limits(limits).map_err(failed)?;
+    let image = DynamicImage::from_decoder(decoder).map_err(failed)?;
     let (width, height) = (image.width() as usize, image.height() as usize);
     Ok(Rgb8 { width, height, data: to_rgb(image) })
+}
+
+/// The bytes of a picture without what pixels do not depend on and decoders unpack all the same: the compressed colour profiles and
+/// texts of PNG. Other formats have none.
+pub fn without_extras(bytes: &[u8]) -> Cow<'_, [u8]> {
+    match image::guess_format(bytes) {
+        Ok(ImageFormat::Png) => png::core(bytes).into(),
+        _ => bytes.into(),
+    }
 }
 
 fn sniff(path: &Path, start: &[u8]) -> Result<ImageFormat, ImageError> {
@@ -88,6 +121,7 @@ fn dimensions<R: BufRead + Read + Seek>(
 ) -> Result<(u32, u32), ImageError> {
     let (width, height) = match format {
         ImageFormat::Jpeg => jpeg::probe(reader).map_err(|error| ImageError::decode(path, error))?,
+        ImageFormat::Png => png::probe(reader).map_err(|error| ImageError::decode(path, error))?,
         _ => ImageReader::with_format(reader, format)
             .into_decoder()
             .map_err(|error| ImageError::decode(path, error))?

@@ -14,6 +14,7 @@ mod config;
 mod decode;
 mod geometry;
 mod jpeg;
+mod png;
 mod processor;
 mod resize;
 mod source;
@@ -22,7 +23,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-pub use decode::{decode, decode_bytes, probe, probe_bytes};
+pub use decode::{decode, decode_bytes, probe, probe_bytes, without_extras};
 pub use geometry::center_crop;
 pub use processor::{AspectRatio, ImageProcessor, ResizeTo};
 pub use resize::{Filter, resize};

@@ -172,6 +172,40 @@ fn damaged_files_are_refused_with_their_path() {
     assert!(missing.contains("missing.png"), "{missing}");
 }
 
+/// A profile or a text that unpacks to more than the memory of a machine is never unpacked, and changes no pixel.
+#[test]
+fn compressed_extras_of_a_png_are_passed_over() {
+    let png = std::fs::read(fixtures().join("rgb_64x64.png")).unwrap();
+    let mut packed = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut packed, &vec![0; 32 << 20]).unwrap();
+    let packed = packed.finish().unwrap();
+    let chunk = |name: &[u8; 4], front: &[u8]| {
+        let body = [name.as_slice(), front, &packed].concat();
+        let mut sum = flate2::Crc::new();
+        sum.update(&body);
+        let length = (body.len() - 4) as u32;
+        [&length.to_be_bytes()[..], &body, &sum.sum().to_be_bytes()].concat()
+    };
+    let good = decode_bytes(&png, Path::new("good.png")).unwrap();
+    for (name, front) in [(b"iCCP", &b"x\0\0"[..]), (b"zTXt", b"x\0\0"), (b"iTXt", b"x\0\x01\0\0\0")] {
+        // Behind the header, where the decoder would come upon it first.
+        let bomb = [&png[..33], &chunk(name, front), &png[33..]].concat();
+        assert_eq!(decode_bytes(&bomb, Path::new("bomb.png")).unwrap(), good);
+        assert_eq!(without_extras(&bomb).len(), without_extras(&png).len());
+    }
+}
+
+/// Where decoding would take more memory than the most pixels in RGB, whatever the file's size.
+#[test]
+fn what_is_too_large_once_decoded_is_refused_before() {
+    // A canvas of 13000x13000 with transparency, in a GIF of a hundred bytes.
+    let mut gif = b"GIF89a".to_vec();
+    gif.extend([0xc8, 0x32, 0xc8, 0x32, 0x80, 0, 0, 0, 0, 0, 255, 255, 255]);
+    gif.extend([0x21, 0xf9, 4, 1, 0, 0, 0, 0, 0x2c, 0, 0, 0, 0, 1, 0, 1, 0, 0, 2, 2, 0x44, 1, 0, 0x3b]);
+    let error = decode_bytes(&gif, Path::new("bomb.gif")).unwrap_err().to_string();
+    assert!(error.contains("bomb.gif") && error.contains("13000x13000") && error.contains("once decoded"), "{error}");
+}
+
 /// Whatever the bytes, an error and no panic.
 #[test]
 fn noise_in_a_jpeg_never_panics() {

@@ -11,14 +11,13 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use super::error::ApiError;
 use super::settings::Limits;
 use crate::engine::ImageSource;
-use crate::image::probe_bytes;
+use crate::image::{probe_bytes, without_extras};
 
 /// Some clients leave the padding out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-const PNG_SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 
 /// Reads the pictures of one request.
 #[derive(Debug)]
@@ -45,10 +44,7 @@ impl<'a> Pictures<'a> {
             Some(data) => self.data(data, at)?,
             None => self.file(url, at)?,
         };
-        let bytes = match bytes.starts_with(PNG_SIGNATURE) {
-            true => png_core(&bytes).ok_or_else(|| ApiError::field(at, "the PNG file is damaged"))?,
-            false => bytes,
-        };
+        let bytes = without_extras(&bytes);
         let (width, height) =
             probe_bytes(&bytes, Path::new("the picture")).map_err(|error| ApiError::field(at, error))?;
         self.pixels = self.pixels.saturating_add(u64::from(width) * u64::from(height));
@@ -57,7 +53,7 @@ impl<'a> Pictures<'a> {
             let problem = format!("with {width}x{height} pixels the request has more than {limit}; scale it down");
             return Err(ApiError::field(at, problem));
         }
-        Ok(ImageSource::Bytes(bytes.into()))
+        Ok(ImageSource::Bytes(bytes.into_owned().into()))
     }
 
     fn data(&self, data: &str, at: &str) -> Result<Vec<u8>, ApiError> {
@@ -139,27 +135,4 @@ fn open_beneath(root: &Path, parts: &[PathBuf]) -> Option<File> {
 #[cfg(not(unix))]
 fn open_beneath(root: &Path, parts: &[PathBuf]) -> Option<File> {
     File::open(parts.iter().fold(root.to_path_buf(), |path, part| path.join(part))).ok()
-}
-
-/// A PNG file without what pixels do not depend on: a compressed colour profile of a megabyte can hold a gigabyte, and
-/// decoders unpack it. `None` where the chunks are cut short.
-fn png_core(bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut core = PNG_SIGNATURE.to_vec();
-    let mut rest = bytes.strip_prefix(PNG_SIGNATURE)?;
-    while !rest.is_empty() {
-        let length = u32::from_be_bytes(rest.get(..4)?.try_into().ok()?) as usize;
-        // Length, name, data, sum.
-        let whole = length.checked_add(12)?;
-        let name = rest.get(4..8)?;
-        let chunk = rest.get(..whole)?;
-        // A capital begins the names that a decoder must know; transparency is the one other that changes pixels.
-        if name[0].is_ascii_uppercase() || name == b"tRNS" {
-            core.extend_from_slice(chunk);
-        }
-        if name == b"IEND" {
-            return Some(core);
-        }
-        rest = &rest[whole..];
-    }
-    None
 }

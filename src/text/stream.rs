@@ -26,7 +26,7 @@ impl TextStream {
     /// The same stream, in which these of the vocabulary's special tokens are text like others.
     pub fn keeping(mut self, tokens: &[&str]) -> Self {
         let known = tokens.iter().filter_map(|token| Some((self.tokenizer.token_id(token)?, (*token).to_owned())));
-        self.kept = known.filter(|(id, _)| self.tokenizer.decode(&[*id]).is_empty()).collect();
+        self.kept = known.filter(|(_, text)| self.tokenizer.hides(text)).collect();
         self
     }
 
@@ -78,9 +78,10 @@ pub struct StopText {
 }
 
 impl StopText {
-    /// Watches `rows` answers for `stop`; for nothing where it is `None`, empty, or a token, which ends generation itself.
+    /// Watches `rows` answers for `stop`; for nothing where it is `None`, empty, or a special token, which no text shows and which
+    /// ends generation itself. A stop that is an ordinary token may also be written in other tokens, or inside a longer one.
     pub fn new(tokenizer: &Tokenizer, stop: Option<&str>, rows: usize) -> Self {
-        let stop = stop.filter(|stop| !stop.is_empty() && tokenizer.token_id(stop.trim()).is_none()).map(str::to_owned);
+        let stop = stop.filter(|stop| !stop.is_empty() && !tokenizer.hides(stop.trim())).map(str::to_owned);
         Self { stop, rows: (0..rows).map(|_| (tokenizer.stream(), String::new())).collect() }
     }
 

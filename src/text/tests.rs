@@ -459,6 +459,42 @@ fn words() -> impl Strategy<Value = String> {
         .prop_filter("has words", |text| !text.trim().is_empty())
 }
 
+#[test]
+fn a_stream_keeps_the_special_tokens_that_it_is_told_to() {
+    for name in TOKENIZERS {
+        let mut tokenizer = tokenizer(name);
+        tokenizer.add_special_tokens(&["[TOOL_CALLS]"]);
+        let mark = tokenizer.token_id("[TOOL_CALLS]").unwrap();
+        assert!(tokenizer.hides("[TOOL_CALLS]") && !tokenizer.hides("no token at all"));
+        let ids = |text: &str| -> Vec<u32> { tokenizer.encode(text).unwrap().iter().map(|token| token.id).collect() };
+        let all = [ids("Well then"), vec![mark], ids("look")].concat();
+        let text = |mut stream: TextStream| {
+            let mut pieces: Vec<String> = all.iter().filter_map(|&id| stream.push(id)).collect();
+            pieces.extend(stream.finish());
+            pieces.concat()
+        };
+        let kept = text(tokenizer.stream().keeping(ToolText::MARKS));
+        assert!(kept.starts_with("Well then[TOOL_CALLS]") && kept.trim_end().ends_with("look"), "{name}: {kept}");
+        assert!(!text(tokenizer.stream()).contains("TOOL"));
+    }
+}
+
+/// A stop that is an ordinary token may be written in other tokens as well; one that is a special token never shows.
+#[test]
+fn a_stop_text_is_found_in_whichever_tokens_it_is_written() {
+    let tokenizer = tokenizer("bytelevel");
+    let special = tokenizer.token(tokenizer.eos().unwrap()).unwrap();
+    assert!(StopText::new(&tokenizer, Some(&special), 1).push(0, 5));
+    // Of one letter, which is a token, and inside of longer ones.
+    let letter = "e";
+    assert!(tokenizer.token_id(letter).is_some());
+    let mut ends = StopText::new(&tokenizer, Some(letter), 1);
+    let ids: Vec<u32> = tokenizer.encode("the end").unwrap().iter().map(|token| token.id).collect();
+    assert!(!ids.contains(&tokenizer.token_id(letter).unwrap()) || ids.len() > 1);
+    assert!(!ids.iter().all(|&id| ends.push(0, id)));
+    assert_eq!(ends.cut("the end"), "th");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
 

@@ -166,6 +166,11 @@ impl Tokenizer {
         self.roles.unk
     }
 
+    /// Whether a text is a token that [`decode`](Self::decode) leaves out.
+    pub fn hides(&self, text: &str) -> bool {
+        self.token_id(text).is_some_and(|id| self.decode(&[id]).is_empty())
+    }
+
     /// Whether the id is an added token (special or not): text never tokenizes into it by merging.
     pub fn is_added(&self, id: u32) -> bool {
         self.backend.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id)

@@ -164,6 +164,6 @@ fn compressed_profiles_are_left_out() {
     let answer = server.post("/v1/chat/completions", &showing(&[&data_url(&bytes)]));
     assert!(bytes.len() > 60_000);
     assert_eq!(said(&answer), format!("You said:  (1 pictures of {} bytes)", announced(10, 10, &[]).len()));
-    let cut = server.post("/v1/chat/completions", &showing(&[&data_url(&bytes[..bytes.len() - 6])]));
-    assert!(cut.error().contains("the PNG file is damaged"), "{}", cut.error());
+    let cut = server.post("/v1/chat/completions", &showing(&[&data_url(&bytes[..20])]));
+    assert!(cut.error().contains("cut short before its header ends"), "{}", cut.error());
 }

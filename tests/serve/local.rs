@@ -5,7 +5,7 @@ use base64::Engine as _;
 use firebrick::checkpoint::bridge::Hold;
 use firebrick::checkpoint::{Shards, read_json};
 use firebrick::device::DeviceRequest;
-use firebrick::engine::{Engine, EngineError, Prompt, Request, ScoreRequest};
+use firebrick::engine::{Engine, EngineError, HttpEngine, HttpSettings, Prompt, Request, ScoreRequest};
 use firebrick::models::Llama;
 use firebrick::objectives::{Head, Level};
 use firebrick::projector::NoProjector;
@@ -184,6 +184,12 @@ fn heads_score_and_classify_as_in_transformers_and_refuse_the_rest() {
         assert_eq!(answer["data"][0]["label"], "third");
         assert_eq!(answer["usage"]["prompt_tokens"], rows().iter().map(Vec::len).sum::<usize>());
     }
+    let direct = server.post("/classify", &json!({"input": rows()})).json();
+    let over_http = HttpEngine::new(HttpSettings::new(format!("http://{}/v1", server.address))).unwrap();
+    over_http.classify(&score_requests(), &mut |row, found| {
+        close(&json!(found.unwrap()), &direct["data"][row]["probs"], "over HTTP");
+        ControlFlow::Continue(())
+    });
     server.is_well();
 }
 
@@ -312,6 +318,15 @@ fn more_answers_than_slots_and_limits_by_request() {
     assert!(choices.iter().all(|choice| choice["finish_reason"] == "length"));
     // The same seed, the same answers.
     assert_eq!(server.post("/v1/chat/completions", &body).json()["choices"], answer["choices"]);
+    // Likelihoods of a prompt, and not a token more.
+    let none =
+        server.post("/v1/completions", &json!({"prompt": vec![5; 512], "max_tokens": 0, "echo": true, "logprobs": 1}));
+    let none = none.json();
+    assert_eq!(none["choices"][0]["logprobs"]["token_logprobs"].as_array().map(Vec::len), Some(512), "{none}");
+    assert_eq!(
+        (&none["usage"]["completion_tokens"], &none["choices"][0]["finish_reason"]),
+        (&json!(0), &json!("length"))
+    );
     let context = server.post("/v1/chat/completions", &long("hello")).json();
     assert_eq!(context["usage"]["total_tokens"], 512);
     let much = server.post("/v1/completions", &json!({"prompt": vec![5; 512]}));

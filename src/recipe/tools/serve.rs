@@ -13,7 +13,10 @@ use std::sync::Arc;
 /// Tokens of conversations that are kept. A model of 7 billion parameters takes half a megabyte for each, in 16 bits.
 const REUSED_TOKENS: usize = 32_768;
 
-/// Answers over HTTP: /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics, and a chat page at /.
+/// Answers over HTTP: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /score and /classify (reward models and
+/// classifiers), /health, /metrics, and a chat page at /.
+///
+/// An adapter given with --adapter answers where no model is named; the base answers under its own name as well.
 #[derive(Clone, Debug, Parser)]
 #[command(disable_version_flag = true, args_override_self = true)]
 pub struct Serve {

@@ -1,6 +1,9 @@
 """The chat page in headless Chromium, against the echo server of `tests/serve` (see README.md).
 
     python page.py [http://127.0.0.1:8399] [--chromium /usr/bin/chromium] [--screenshots DIR]
+    python page.py URL --picture FILE --question TEXT --answer TEXT
+
+The second form is for `serve` over a model: the picture is attached, the question asked, and the answer must be that one.
 
 Types, sends, watches the answer grow, stops one in the middle, attaches a picture, and lets the model say HTML.
 
@@ -162,6 +165,10 @@ async def drive(page, url, folder):
     await page.click("#clear")
     await page.until("document.querySelectorAll('.turn').length === 0")
 
+    check_console(page, url)
+
+
+def check_console(page, url):
     complaints = [event for event in page.events if event["method"] in ("Runtime.exceptionThrown", "Log.entryAdded")]
     assert not complaints, complaints
     sent = [e["params"]["request"]["url"] for e in page.events if e["method"] == "Network.requestWillBeSent"]
@@ -170,11 +177,39 @@ async def drive(page, url, folder):
     print("ok no complaint in the console,", len(sent), "requests, none to elsewhere")
 
 
+async def drive_model(page, url, given):
+    for domain in ["Page", "Runtime", "Log", "Network", "DOM"]:
+        await page.call(domain + ".enable")
+    await page.call("Emulation.setDeviceMetricsOverride", width=900, height=700, deviceScaleFactor=1, mobile=False)
+    await page.call("Page.navigate", url=url)
+    await page.until("document.querySelectorAll('#model option').length >= 1")
+    document = await page.call("DOM.getDocument")
+    node = await page.call("DOM.querySelector", nodeId=document["root"]["nodeId"], selector="#files")
+    await page.call("DOM.setFileInputFiles", nodeId=node["nodeId"], files=[str(Path(given.picture).resolve())])
+    await page.until("document.querySelector('#attached img')?.naturalWidth > 0")
+    await page.write(given.question)
+    await page.click("#send")
+    await page.until(f"{DONE} && ({LAST} || '').length > 0")
+    said = (await page.run(LAST)).strip()
+    await page.screenshot("model")
+    assert said == given.answer, said
+    print("ok the model says", repr(said))
+    # The conversation goes on, with the picture in it.
+    await page.write("And what colour is it?")
+    await page.press_enter()
+    await page.until(f"{DONE} && document.querySelectorAll('.turn.assistant').length === 2 && ({LAST} || '').length > 0")
+    print("ok and then", repr((await page.run(LAST)).strip()))
+    check_console(page, url)
+
+
 async def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("url", nargs="?", default="http://127.0.0.1:8399")
     parser.add_argument("--chromium", default="chromium")
     parser.add_argument("--screenshots")
+    parser.add_argument("--picture")
+    parser.add_argument("--question")
+    parser.add_argument("--answer")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         command = [given.chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
@@ -189,7 +224,11 @@ async def main():
             tabs = json.load(urllib.request.urlopen(f"http://{found[1]}/json"))
             tab = next(tab for tab in tabs if tab["type"] == "page")
             async with websockets.connect(tab["webSocketDebuggerUrl"], max_size=None) as socket:
-                await drive(Page(socket, given.screenshots), given.url, Path(folder))
+                page = Page(socket, given.screenshots)
+                if given.picture:
+                    await drive_model(page, given.url, given)
+                else:
+                    await drive(page, given.url, Path(folder))
         finally:
             browser.terminate()
             browser.wait(10)

@@ -19,7 +19,8 @@ use std::path::Path;
 /// A request that can be answered.
 pub(super) struct Prompted {
     pub(super) encoded: Encoded,
-    pub(super) decoding: Decoding,
+    /// How the answer is made; `None` where no token of one is wanted.
+    pub(super) decoding: Option<Decoding>,
     /// The prompt's tokens, where they are wanted.
     pub(super) echo: Option<Vec<Token>>,
 }
@@ -39,13 +40,14 @@ pub(super) fn prompted<M: LanguageModel, V: VisionEncoder, P: Projector>(
     if length == 0 {
         return Err(Failure::Invalid("the prompt has no tokens, and there is nothing to go on from".to_owned()));
     }
+    let writes = request.sampling.max_new_tokens != Some(0);
     let room = served.context.map(|context| context.saturating_sub(length));
-    if room == Some(0) {
+    if room == Some(0) && (writes || served.context < Some(length)) {
         let context = served.context.unwrap_or_default();
         let text = format!("the prompt has {length} tokens, but the model's context has {context}; shorten it");
         return Err(Failure::Invalid(text));
     }
-    let decoding = decoding(served, request, room)?;
+    let decoding = writes.then(|| decoding(served, request, room)).transpose()?;
     let echo = request.echo.then(|| echo(&served.ready, &encoded, request.logprobs));
     Ok(Prompted { encoded, decoding, echo })
 }
@@ -77,7 +79,9 @@ pub(super) fn encoded<M: LanguageModel, V: VisionEncoder, P: Projector>(
         }
         Prompt::Text(text) => {
             let tokens = tokenizer.encode(text).map_err(|error| Failure::Invalid(error.to_string()))?;
-            let start = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+            let first = tokens.first().map(|token| token.id);
+            // A text that brings its own, as evaluation harnesses send it, gets no second one.
+            let start = tokenizer.bos().filter(|bos| tokenizer.adds_bos() && first != Some(*bos));
             Ok(plain(start.into_iter().chain(tokens.iter().map(|token| token.id)).collect()))
         }
         Prompt::Tokens(ids) => {
@@ -154,6 +158,8 @@ fn decoding<M: LanguageModel, V: VisionEncoder, P: Projector>(
     ends.extend(&request.sampling.stop_ids);
     settings.eos_token_id = if ends.is_empty() { Vec::new() } else { vec![TokenIds(ends)] };
     let mut decoding = settings.resolve(&served.ready.encoder.tokenizer).map_err(invalid)?;
+    let is_chat = matches!(request.prompt, Prompt::Chat { .. }) && !request.sampling.ignore_eos;
+    decoding.stop.strings.extend(served.stop.clone().filter(|_| is_chat));
     if let Some(room) = room {
         decoding.stop.max_new_tokens = Some(decoding.stop.max_new_tokens.map_or(room, |most| most.min(room)));
     }

@@ -32,6 +32,8 @@ pub(super) struct Served<M: LanguageModel, V: VisionEncoder, P: Projector> {
     pub(super) defaults: CheckpointDefaults,
     /// Tokens that end an answer.
     pub(super) ends: Vec<u32>,
+    /// The text that ends a turn of the template's, where it is no token that ends it.
+    pub(super) stop: Option<String>,
     /// Tokens of prompt and answer; `None` where the checkpoint does not say.
     pub(super) context: Option<usize>,
     pub(super) sees: bool,
@@ -53,12 +55,14 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Served<M, V, P> {
         let ends = end_tokens(&ready.loaded.folder.dir, &ready.encoder);
         let text_config = ready.loaded.folder.text_config();
         let context = text_config.value()["max_position_embeddings"].as_u64().map(|tokens| tokens as usize);
+        let shown = |stop: &String| !stop.trim().is_empty() && !ready.encoder.tokenizer.hides(stop.trim());
+        let stop = ready.encoder.template.stop().map(|stop| stop.to_string()).filter(shown);
         let outputs = head.map_or(0, |head| head.outputs);
         let names = &ready.loaded.folder.config.value()["id2label"];
         let name = |i: usize| names[i.to_string()].as_str().map_or_else(|| format!("LABEL_{i}"), str::to_owned);
         let labels = (0..outputs).map(name).collect();
         let pooling = pooling(&ready.loaded.folder.dir)?;
-        Ok(Self { info, ready, defaults, ends, context, sees: has_vision::<V>(), head, labels, pooling })
+        Ok(Self { info, ready, defaults, ends, stop, context, sees: has_vision::<V>(), head, labels, pooling })
     }
 
     /// Values of an embedding.
@@ -190,6 +194,12 @@ impl<'a, M: LanguageModel, V: VisionEncoder, P: Projector> Running<'a, M, V, P> 
                         listener.prompt(tokens);
                     }
                     let prompt: Vec<u32> = encoded.input_ids.clone();
+                    let Some(decoding) = decoding else {
+                        (0..request.n.max(1)).for_each(|choice| listener.finished(choice, Finish::Length));
+                        let prompt_tokens = prompt.len() as u64;
+                        listener.done(Usage { prompt_tokens, ..Usage::default() });
+                        continue;
+                    };
                     let open = Open { listener, prompt_tokens: prompt.len() as u64, cached_tokens: 0 };
                     self.open.insert(self.admitted, open);
                     self.admitted += 1;
@@ -212,6 +222,7 @@ impl<'a, M: LanguageModel, V: VisionEncoder, P: Projector> Running<'a, M, V, P> 
             }
         }
         self.after(admitted.map(|_| ()).map_err(|error| error.to_string()));
+        self.rest();
     }
 
     fn step(&mut self) {
@@ -226,6 +237,16 @@ impl<'a, M: LanguageModel, V: VisionEncoder, P: Projector> Running<'a, M, V, P> 
         let (open, tokenizer) = (&mut self.open, &self.served.ready.encoder.tokenizer);
         let stepped = self.batch.step(&mut |row, event| tell(open, tokenizer, row, event));
         self.after(stepped.map(|_| ()).map_err(|error| error.to_string()));
+        self.rest();
+    }
+
+    /// Gives the cache back where the last row has ended: the next request may be for another model.
+    fn rest(&mut self) {
+        if self.open.is_empty() {
+            // Without rows this takes no step.
+            let settled = self.batch.step(&mut |_, _| ControlFlow::Continue(()));
+            self.after(settled.map(|_| ()).map_err(|error| error.to_string()));
+        }
     }
 
     /// Tells what has ended.
