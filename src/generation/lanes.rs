@@ -359,19 +359,22 @@ fn best(logits_bv: Tensor<2>, n: usize) -> Tokens {
     Tokens::Best { width: n, ids: indices, logits: floats(values), log_sums: floats(log_sums) }
 }
 
+/// A temperature and a number from 0 to 1, or nothing where the likeliest token is taken.
+type Drawn = Option<(f32, f64)>;
+
 /// A token of each row, drawn or the likeliest, where the logits are.
-fn draw(logits_bv: Tensor<2>, draws: &[Option<(f32, f64)>]) -> Vec<u32> {
+fn draw(logits_bv: Tensor<2>, draws: &[Drawn]) -> Vec<u32> {
     let ([b, v], device) = (logits_bv.dims(), logits_bv.device());
-    let column = |value: &dyn Fn(&Option<(f32, f64)>) -> f32| {
+    let column = |value: fn(&Drawn) -> f32| {
         let values: Vec<f32> = draws.iter().map(value).collect();
         Tensor::<2>::from_data(TensorData::new(values, [b, 1]), &device)
     };
     let likeliest = draws.iter().any(Option::is_none).then(|| ids(logits_bv.clone().argmax(1)));
-    let heated = logits_bv / column(&|draw| draw.map_or(1.0, |(temperature, _)| temperature));
+    let heated = logits_bv / column(|draw| draw.map_or(1.0, |(temperature, _)| temperature));
     let weights = (heated.clone() - heated.max_dim(1)).exp();
     let passed = weights.cumsum(1);
     let total = passed.clone().narrow(1, v - 1, 1);
-    let until = total * column(&|draw| draw.map_or(0.0, |(_, uniform)| uniform as f32));
+    let until = total * column(|draw| draw.map_or(0.0, |(_, uniform)| uniform as f32));
     // As many as are passed come before it. A draw that rounds up to the whole takes the last token.
     let drawn = ids(passed.lower_equal(until).int().sum_dim(1)).into_iter().map(|id| id.min(v as u32 - 1));
     match likeliest {

@@ -87,7 +87,8 @@ impl Tool for Chat {
         projector: P,
     ) -> anyhow::Result<()> {
         let ready = ready(&self.common, folder.with_head(None)?, &model, &vision, &projector, Weights::AsStored)?;
-        let settings = Settings::new(&ready.loaded.folder.dir, &self.generation.assignments()?)?;
+        let given = self.generation.assignments()?;
+        let settings = Settings::new(&ready.loaded.folder.dir, &given).map_err(RecipeError::Setting)?;
         let interrupted = Arc::new(AtomicBool::new(false));
         let mut talk = Talk::new(Model::new(&ready), settings, interrupted.clone());
         talk.system = self.system;
