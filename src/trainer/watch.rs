@@ -45,6 +45,9 @@ struct Watched {
     reads: Reads,
 }
 
+/// Log-probabilities of an answer under another model.
+type LogProbsOf = fn(&Reply) -> &Option<Vec<f64>>;
+
 /// What a metric reads of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Reads {
@@ -193,14 +196,12 @@ impl Watch {
         if answers.is_empty() {
             return Ok(values);
         }
-        let records = |other: fn(&Reply) -> &Option<Vec<f64>>| -> Vec<Judged> {
+        let records = |other: LogProbsOf| -> Vec<Judged> {
             samples.iter().zip(answers).map(|(sample, answer)| judged(sample, answer, other)).collect()
         };
-        let against: [(&str, fn(&Reply) -> &Option<Vec<f64>>); 2] =
-            [("", |reply| &reply.reference), ("_sft", |reply| &reply.observer)];
-        let there = |other: fn(&Reply) -> &Option<Vec<f64>>| {
-            answers.iter().flat_map(|answer| &answer.replies).any(|reply| other(reply).is_some())
-        };
+        let against: [(&str, LogProbsOf); 2] = [("", |reply| &reply.reference), ("_sft", |reply| &reply.observer)];
+        let there =
+            |other: LogProbsOf| answers.iter().flat_map(|answer| &answer.replies).any(|reply| other(reply).is_some());
         for Watched { metric, reads } in &self.metrics {
             for (suffix, other) in against {
                 let wanted = if *reads == Reads::Both { there(other) } else { suffix.is_empty() };
