@@ -19,7 +19,7 @@ pub(super) fn generate(engine: &LocalEngine, requests: &[Request], finished: &mu
         let (sender, over) = (Some(sender.clone()), over.clone());
         let tools = tool_names(&request.prompt);
         let listener = Box::new(Collect { index, id: request.id.clone(), answer, tools, sender, over });
-        engine.send(Work::Write(Job { request: request.clone(), key: index as u64, listener }));
+        engine.send(Work::Write(Box::new(Job { request: request.clone(), key: index as u64, listener })));
     }
     drop(sender);
     hand_over(receiver, &over, finished);

@@ -154,7 +154,7 @@ fn next<M: LanguageModel, V: VisionEncoder, P: Projector>(
         match work {
             Work::Write(job) => {
                 busy += job.request.n.max(1);
-                new[place].jobs.push(job);
+                new[place].jobs.push(*job);
             }
             Work::Read(reading) => {
                 readings += 1;
