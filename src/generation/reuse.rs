@@ -200,7 +200,7 @@ mod tests {
     fn the_rest_of_a_prompt_has_the_images_that_are_left() {
         let whole = prompt(&[1, 7, 7, 2, 7, 7, 3], &[(1..3, 0.5), (4..6, 0.25)]);
         let left = rest(whole.clone(), 3);
-        assert_eq!((left.input_ids, left.image_positions), (vec![2, 7, 7, 3], Vec::from_iter([1..3])));
+        assert_eq!((left.input_ids, left.image_positions), (vec![2, 7, 7, 3], std::iter::once(1..3).collect()));
         assert_eq!((left.pixel_values, left.image_size), (vec![0.25; 12], (2, 2)));
         let none = rest(whole, 6);
         assert_eq!((none.input_ids.len(), none.pixel_values.len(), none.image_size), (1, 0, (0, 0)));

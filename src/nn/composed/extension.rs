@@ -75,7 +75,6 @@ pub(super) trait ComposedOps: Backend {
     }
 
     /// A product with a quantized weight.
-    #[expect(clippy::too_many_arguments, reason = "an extension of a backend takes its tensors one by one")]
     fn composed_quantized(
         x: FloatTensor<Self>,
         words: IntTensor<Self>,

@@ -10,8 +10,8 @@ use super::{
 };
 use rayon::prelude::*;
 
-/// Rows up to which this beats a blocked product with AVX-512, for inner widths of 256 to 4096; at four times as many it is even.
-const WIDE_ROWS: usize = 64;
+/// Rows up to which this beats a blocked product with AVX-512, for inner widths of 256 to 4096; at twice as many it is even.
+const WIDE_ROWS: usize = 256;
 
 /// Rows up to which it does without.
 const NARROW_ROWS: usize = 4;
@@ -196,7 +196,7 @@ mod wide {
     #[target_feature(enable = "avx512f,avx512dq")]
     unsafe fn tile<const R: usize, const C: usize>(x: *const f32, w: *const f32, k: usize, out: Corner) {
         const { assert!(R * C <= 16, "one lane for each sum") };
-        // Wrapping, because the development profile checks the others at every step.
+        // Wrapping additions and masked loads, because the development profile checks the others at every step.
         let (mut x_rows, mut w_rows) = ([x; R], [w; C]);
         for i in 1..R {
             x_rows[i] = x_rows[i - 1].wrapping_add(k);
@@ -205,33 +205,19 @@ mod wide {
             w_rows[j] = w_rows[j - 1].wrapping_add(k);
         }
         let mut sums = [[_mm512_setzero_ps(); C]; R];
-        let whole = k - k % 16;
         let mut at = 0;
         while at < k {
+            let mask: __mmask16 = if k - at < 16 { (1 << (k - at)) - 1 } else { !0 };
             let mut x = [_mm512_setzero_ps(); R];
-            let mut w = [_mm512_setzero_ps(); C];
-            // SAFETY: reads stay inside rows of `k`: whole vectors below `whole`, and the rest by its mask.
-            unsafe {
-                if at < whole {
-                    for i in 0..R {
-                        x[i] = _mm512_loadu_ps(x_rows[i].wrapping_add(at));
-                    }
-                    for j in 0..C {
-                        w[j] = _mm512_loadu_ps(w_rows[j].wrapping_add(at));
-                    }
-                } else {
-                    let mask: __mmask16 = (1 << (k - whole)) - 1;
-                    for i in 0..R {
-                        x[i] = _mm512_maskz_loadu_ps(mask, x_rows[i].wrapping_add(at));
-                    }
-                    for j in 0..C {
-                        w[j] = _mm512_maskz_loadu_ps(mask, w_rows[j].wrapping_add(at));
-                    }
-                }
-            }
             for i in 0..R {
-                for j in 0..C {
-                    sums[i][j] = _mm512_fmadd_ps(x[i], w[j], sums[i][j]);
+                // SAFETY: the mask keeps the read inside the row.
+                x[i] = unsafe { _mm512_maskz_loadu_ps(mask, x_rows[i].wrapping_add(at)) };
+            }
+            for j in 0..C {
+                // SAFETY: as above.
+                let w = unsafe { _mm512_maskz_loadu_ps(mask, w_rows[j].wrapping_add(at)) };
+                for i in 0..R {
+                    sums[i][j] = _mm512_fmadd_ps(x[i], w, sums[i][j]);
                 }
             }
             at = at.wrapping_add(16);

@@ -29,7 +29,7 @@ pub(super) fn generate(engine: &LocalEngine, requests: &[Request], finished: &mu
         let tools = tool_names(&request.prompt);
         let listener = Box::new(Collect { index, id: request.id.clone(), answer, tools, sender, over });
         let key = request.key.unwrap_or(index as u64);
-        jobs.push(Work::Write(Job { request: request.clone(), key, listener }));
+        jobs.push(Work::Write(Box::new(Job { request: request.clone(), key, listener })));
     }
     // At once, so that it is the requests that decide what is computed together, and not the time at which each arrives.
     engine.send(jobs);

@@ -101,7 +101,7 @@ pub(super) struct Job {
 /// What the model is asked.
 enum Work {
     /// To answer.
-    Write(Job),
+    Write(Box<Job>),
     /// To read only.
     Read(Reading),
 }

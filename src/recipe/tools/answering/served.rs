@@ -30,7 +30,7 @@ impl Backend for LocalBackend {
             request.sampling.seed = Some(rand::random::<u64>() >> 1);
         }
         // One key for all: the same seed gives the same answer.
-        self.engine.send(vec![Work::Write(Job { request, key: 0, listener: Box::new(Streamed(events)) })]);
+        self.engine.send(vec![Work::Write(Box::new(Job { request, key: 0, listener: Box::new(Streamed(events)) }))]);
         Ok(())
     }
 

@@ -162,7 +162,7 @@ fn next<M: LanguageModel, V: VisionEncoder, P: Projector>(
         match work {
             Work::Write(job) => {
                 busy += job.request.lanes();
-                new[place].jobs.push(job);
+                new[place].jobs.push(*job);
             }
             Work::Read(reading) => {
                 readings += 1;

@@ -95,7 +95,7 @@ impl Work {
     /// How answers are made; for other work one setting without a name.
     fn settings(&self) -> anyhow::Result<Vec<GenerationSetting>> {
         let Kind::Answers(options) = &self.kind else {
-            return Ok(GenerationSetting::all(&[] as &[&str], &[] as &[&str]).map_err(usual)?);
+            return GenerationSetting::all(&[] as &[&str], &[] as &[&str]).map_err(usual);
         };
         let mut settings = GenerationSetting::all(&options.generation, &options.set).map_err(usual)?;
         for setting in &mut settings {
@@ -183,7 +183,7 @@ impl Work {
         let progress = Progress::work(range.len() as u64, "reading records");
         let plan = Plan::new(records, range, self.save_every(), self.data.bad_record, &|| progress.inc(1));
         progress.finish();
-        Ok(plan.map_err(usual)?)
+        plan.map_err(usual)
     }
 
     fn judge(&self) -> anyhow::Result<Option<Box<dyn Engine>>> {
