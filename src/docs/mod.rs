@@ -6,6 +6,7 @@
 //! - [`templates`]: how a conversation becomes text, and what of it is learned.
 //! - [`alignment`]: preferences, judgements, rewards, classes and distillation; objectives and what they compare with.
 //! - [`adapters`]: LoRA and its kinds, (IA)³, virtual tokens; PEFT's files, merging, combining, switching off.
+//! - [`inference`]: answers at a prompt, over files, while training and over HTTP; choosing, measuring, comparing.
 //! - [`memory`]: running blocks again, small moments, weights that move in the backward pass.
 //! - [`resume`]: stopping, crashing and going on.
 //! - [`report`]: what a run leaves, and how to read it; TensorBoard and other trackers.
@@ -28,6 +29,9 @@ pub mod alignment {}
 
 #[doc = include_str!("adapters.md")]
 pub mod adapters {}
+
+#[doc = include_str!("inference.md")]
+pub mod inference {}
 
 #[doc = include_str!("memory.md")]
 pub mod memory {}

@@ -121,8 +121,8 @@ pub enum ChoiceRule {
 
 /// Share of the multiple-choice questions that are answered right, as a metric.
 ///
-/// By letter, the options are the record's candidates (26 where it has none), and right is the first candidate with a relevance above
-/// 0, or else the letter that the label names. By likelihood, the chosen candidate is right where its relevance is above 0.
+/// By letter, the options are the record's candidates (26 where none has a text, as those that rewards make), and right is the first
+/// of them with a relevance above 0, or else the letter that the label names. By likelihood, the chosen candidate is right where its relevance is above 0.
 #[derive(Clone, Debug)]
 pub struct Choice {
     name: String,
@@ -140,7 +140,8 @@ impl Choice {
 const LETTERS: usize = 26;
 
 fn by_letter(asked: &Asked<'_>, rule: LetterRule) -> Result<f64, MetricError> {
-    let candidates = &asked.sample.candidates;
+    let has_texts = asked.sample.candidates.iter().any(|candidate| !candidate.text.is_empty());
+    let candidates = if has_texts { asked.sample.candidates.as_slice() } else { &[] };
     let options = if candidates.is_empty() { LETTERS } else { candidates.len().min(LETTERS) };
     let labelled = || asked.label().ok().and_then(|label| letter(LetterRule::Free, label, options));
     let right = candidates.iter().position(|candidate| candidate.relevance > 0.0).or_else(labelled);

@@ -31,6 +31,21 @@ impl ToolCalls {
         Self { name: name.into(), check }
     }
 
+    /// What the record must have for this check, whatever the answer is: so that it is missed before any answer is there.
+    fn require(&self, asked: &Asked<'_>) -> Result<(), MetricError> {
+        match self.check {
+            ToolCheck::Readable => {}
+            ToolCheck::KnownName => drop(tools(asked)?),
+            ToolCheck::Arguments => {
+                for tool in tools(asked)? {
+                    validator(asked, &tool.name, &tool.parameters)?;
+                }
+            }
+            ToolCheck::Matches => drop(asked.references()?),
+        }
+        Ok(())
+    }
+
     fn fulfils(&self, asked: &Asked<'_>, answer: &Generated) -> Result<bool, MetricError> {
         let Ok(calls) = parse_tool_calls(&answer.text) else { return Ok(false) };
         match self.check {
@@ -66,12 +81,15 @@ fn tools<'a>(asked: &Asked<'a>) -> Result<&'a [super::Tool], MetricError> {
 }
 
 fn satisfies(arguments: &Value, asked: &Asked<'_>, tool: &str, schema: &Value) -> Result<bool, MetricError> {
-    let validator = jsonschema::validator_for(schema).map_err(|error| MetricError::Schema {
+    Ok(validator(asked, tool, schema)?.is_valid(arguments))
+}
+
+fn validator(asked: &Asked<'_>, tool: &str, schema: &Value) -> Result<jsonschema::Validator, MetricError> {
+    jsonschema::validator_for(schema).map_err(|error| MetricError::Schema {
         id: asked.sample.id.clone(),
         tool: tool.to_owned(),
         reason: error.to_string(),
-    })?;
-    Ok(validator.is_valid(arguments))
+    })
 }
 
 fn same(expected: &[ToolCall], calls: &[ToolCall]) -> bool {
@@ -103,6 +121,7 @@ impl TextMetric for ToolCalls {
     fn measure(&self, sample: &Judged) -> Result<Measured, MetricError> {
         let asked = Asked { metric: &self.name, sample };
         let answers = asked.answers()?;
+        self.require(&asked)?;
         let mut hits = 0.0;
         for answer in answers {
             hits += f64::from(self.fulfils(&asked, answer)?);

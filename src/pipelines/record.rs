@@ -66,6 +66,51 @@ pub struct PredictedAnswer {
     pub rest: Map<String, Value>,
 }
 
+impl PredictedAnswer {
+    /// Its words and behind them its `tool_calls`, as a model writes them: `<tool_call>{"name", "arguments"}</tool_call>`. Engines
+    /// take calls out of the words; whoever judges an answer needs them.
+    ///
+    /// ```
+    /// use firebrick::pipelines::PredictedAnswer;
+    /// use firebrick::text::parse_tool_calls;
+    ///
+    /// let written = r#"{"id": "0", "content": "I look.", "tool_calls":
+    ///     [{"type": "function", "function": {"name": "look", "arguments": {"at": "it"}}}]}"#;
+    /// let answer: PredictedAnswer = serde_json::from_str(written)?;
+    /// assert_eq!(parse_tool_calls(&answer.said())?[0].name, "look");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn said(&self) -> String {
+        with_calls(&self.content, self.rest.get("tool_calls"))
+    }
+}
+
+/// Words with calls behind them; `calls` is a message's `tool_calls`.
+pub(crate) fn with_calls(words: &str, calls: Option<&Value>) -> String {
+    const START: &str = "<tool_call>";
+    let mut said = words.to_owned();
+    if words.contains(START) {
+        // They stand there already.
+        return said;
+    }
+    for call in calls.and_then(Value::as_array).into_iter().flatten() {
+        let call = call.get("function").unwrap_or(call);
+        // OpenAI's are JSON in a string.
+        let read = call["arguments"].as_str().and_then(|text| serde_json::from_str(text).ok());
+        let arguments: Value = read.unwrap_or_else(|| call["arguments"].clone());
+        let mut call = serde_json::json!({"name": call["name"], "arguments": arguments}).to_string();
+        if call.contains("tool_call>") {
+            // In a string of the arguments, where it would end the call.
+            call = call.replace('<', "\\u003c");
+        }
+        if !said.is_empty() {
+            said.push('\n');
+        }
+        said.push_str(&format!("{START}{call}</tool_call>"));
+    }
+    said
+}
+
 /// A text, or the digits of a number.
 fn word<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     match Value::deserialize(from)? {

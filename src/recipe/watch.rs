@@ -15,6 +15,7 @@ use crate::models::LanguageModel;
 use crate::objectives::Objective;
 use crate::projector::Projector;
 use crate::settings::{Origin, Resolved};
+use crate::text::StopText;
 use crate::trainer::anchor::AnchorPlan;
 use crate::trainer::{
     Answer, EvalData, Reference, Reply, RewardScorer, RowReading, Signal, Train, Watch, judged, spread,
@@ -23,7 +24,7 @@ use crate::vision::VisionEncoder;
 use rayon::prelude::*;
 use serde_json::json;
 use std::any::TypeId;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
@@ -135,10 +136,7 @@ where
         if wanted.max_new_tokens.is_none() && wanted.max_length.is_none() {
             wanted.max_new_tokens = Some(stop.max_new_tokens);
         }
-        let turn = encoder
-            .template
-            .stop()
-            .filter(|turn| !turn.is_empty() && encoder.tokenizer.token_id(turn.trim()).is_none());
+        let turn = encoder.template.stop().filter(|turn| StopText::is_shown(&encoder.tokenizer, turn));
         wanted.stop_strings.extend(turn.map(|turn| turn.to_string()));
         let decoding = wanted.resolve(&encoder.tokenizer).map_err(|error| error.in_section("generation"))?;
         Ok(Some(Arc::new(decoding)))
@@ -154,6 +152,11 @@ where
             return Ok(Vec::new());
         }
         if !train.cherry_pick_ids.is_empty() {
+            if typed(&self.resolved, "train.cherry_pick") {
+                let text =
+                    "train.cherry_pick says how many records are shown, train.cherry_pick_ids which; leave one out";
+                return Err(RecipeError::Usage(text.to_owned()));
+            }
             let mut numbers = HashMap::new();
             for &index in usable.iter().rev() {
                 numbers.insert(data.dataset.sample(index)?.id, index);
@@ -168,13 +171,20 @@ where
                     ))
                 })
             });
-            return found.collect();
+            let found: Vec<usize> = found.collect::<Result<_, _>>()?;
+            let mut seen = HashSet::new();
+            return Ok(found.into_iter().filter(|index| seen.insert(*index)).collect());
         }
         // Among those that are answered anyway, where there are enough.
         let answered = if self.generates() { train.eval_generate } else { usize::MAX };
-        let among = if train.cherry_pick <= answered { answered } else { usize::MAX };
+        // Nobody who asked for few answers pays for the default's.
+        let wanted = match typed(&self.resolved, "train.cherry_pick") {
+            true => train.cherry_pick,
+            false => train.cherry_pick.min(answered),
+        };
+        let among = if wanted <= answered { answered } else { usize::MAX };
         let among = spread(usable.len(), among);
-        Ok(spread(among.len(), train.cherry_pick).into_iter().map(|at| usable[among[at]]).collect())
+        Ok(spread(among.len(), wanted).into_iter().map(|at| usable[among[at]]).collect())
     }
 
     /// The metrics, held against every held-out record.

@@ -19,6 +19,11 @@ pub trait Backend: Send + Sync + 'static {
     /// The models and adapters that requests may name, the default first.
     fn models(&self) -> Vec<ModelInfo>;
 
+    /// Whether it can still answer; where it cannot, `/health` says so.
+    fn is_alive(&self) -> bool {
+        true
+    }
+
     /// Begins to answer. `request.model` is one of [`models`](Self::models); images are [bytes] whose header was checked.
     ///
     /// In this order, for each prompt: [`Event::Prompt`] where `request.echo` is set; for every choice any number of

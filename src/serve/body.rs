@@ -50,7 +50,7 @@ impl Bodies {
         }
         let units = length.unwrap_or(limit).div_ceil(UNIT) as u32;
         let share = Arc::clone(&self.0).try_acquire_many_owned(units);
-        let share = share.map_err(|_| ApiError::busy(Duration::from_secs(1)))?;
+        let mut share = share.map_err(|_| ApiError::busy(Duration::from_secs(1)))?;
         let read = collect(body, length.unwrap_or(0), limit);
         match tokio::time::timeout(settings.body_timeout, read).await {
             Err(_) => {
@@ -60,7 +60,12 @@ impl Bodies {
             }
             Ok(Err(reason)) => Err(ApiError::bad(format!("the body cannot be read: {reason}"))),
             Ok(Ok(None)) => Err(too_long()),
-            Ok(Ok(Some(bytes))) => Ok(Read { bytes, share }),
+            Ok(Ok(Some(bytes))) => {
+                // A body that did not say its length took as much as any may have.
+                let used = bytes.len().div_ceil(UNIT);
+                drop(share.split(share.num_permits().saturating_sub(used)));
+                Ok(Read { bytes, share })
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
+use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -25,13 +26,15 @@ pub(super) struct Pictures<'a> {
     root: Option<&'a Path>,
     limits: Limits,
     pixels: u64,
+    /// Of all files together.
+    bytes: usize,
     count: usize,
 }
 
 impl<'a> Pictures<'a> {
     /// `root` is canonical: a path without links.
     pub fn new(root: Option<&'a Path>, limits: Limits) -> Self {
-        Self { root, limits, pixels: 0, count: 0 }
+        Self { root, limits, pixels: 0, bytes: 0, count: 0 }
     }
 
     /// The picture at `url`, which stands in the field `at`.
@@ -69,7 +72,7 @@ impl<'a> Pictures<'a> {
         BASE64.decode(encoded).map_err(|error| ApiError::field(at, format!("the data URL is not base64: {error}")))
     }
 
-    fn file(&self, url: &str, at: &str) -> Result<Vec<u8>, ApiError> {
+    fn file(&mut self, url: &str, at: &str) -> Result<Vec<u8>, ApiError> {
         let path = match url.split_once("://") {
             Some(("file", path)) => path,
             Some(_) => {
@@ -86,11 +89,19 @@ impl<'a> Pictures<'a> {
         let unreadable = || ApiError::field(at, "there is no such picture under the server's folder for images");
         let file = open(root, path).ok_or_else(unreadable)?;
         let mut bytes = Vec::new();
-        let limit = self.limits.image_bytes as u64;
-        file.take(limit + 1).read_to_end(&mut bytes).map_err(|_| unreadable())?;
-        match bytes.len() as u64 > limit {
-            true => Err(self.too_long(at)),
-            false => Ok(bytes),
+        let left = self.limits.body_bytes.saturating_sub(self.bytes);
+        let limit = self.limits.image_bytes;
+        file.take(limit.min(left) as u64 + 1).read_to_end(&mut bytes).map_err(|_| unreadable())?;
+        self.bytes += bytes.len();
+        match bytes.len() {
+            length if length > limit => Err(self.too_long(at)),
+            length if length > left => {
+                let most = self.limits.body_bytes;
+                let words =
+                    format!("`{at}`: the request's picture files are longer than {most} bytes together; name fewer");
+                Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, words))
+            }
+            _ => Ok(bytes),
         }
     }
 
@@ -135,4 +146,22 @@ fn open_beneath(root: &Path, parts: &[PathBuf]) -> Option<File> {
 #[cfg(not(unix))]
 fn open_beneath(root: &Path, parts: &[PathBuf]) -> Option<File> {
     File::open(parts.iter().fold(root.to_path_buf(), |path, part| path.join(part))).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_one_request_are_bounded_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        image::RgbImage::new(2, 2).save(root.join("a.png")).unwrap();
+        let size = std::fs::metadata(root.join("a.png")).unwrap().len() as usize;
+        let mut pictures = Pictures::new(Some(&root), Limits { body_bytes: 2 * size, ..Limits::default() });
+        assert!(pictures.read("a.png", "x").is_ok() && pictures.read("a.png", "x").is_ok());
+        let error = pictures.read("a.png", "x").unwrap_err();
+        assert_eq!(error.status, StatusCode::PAYLOAD_TOO_LARGE);
+        assert!(error.body.message.contains("name fewer"), "{}", error.body.message);
+    }
 }

@@ -1,6 +1,7 @@
 //! Requests as they travel to requests as the backend takes them.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use axum::http::StatusCode;
 
@@ -50,6 +51,8 @@ pub(super) struct Form {
     pub include_usage: bool,
     /// The functions that may be called.
     pub tools: Vec<String>,
+    /// The prompts that were sent as texts, where they are to be repeated.
+    pub texts: Arc<[Option<Arc<str>>]>,
 }
 
 impl Rules<'_> {
@@ -74,6 +77,13 @@ impl Rules<'_> {
         let logprobs = request.logprobs.map(|top| top as usize);
         let mut form = form(model, choices, logprobs, request.stream, request.stream_options);
         form.echo = request.echo;
+        if form.echo {
+            let text = |prompt: &Prompt| match prompt {
+                Prompt::Text(text) => Some(Arc::from(text.as_str())),
+                Prompt::Tokens(_) | Prompt::Chat { .. } => None,
+            };
+            form.texts = prompts.iter().map(text).collect();
+        }
         let prompts = prompts.into_iter().enumerate();
         let requests = prompts.map(|(i, prompt)| self.request(&form, i, prompt, sampling.clone())).collect();
         Ok(Prepared { requests, form })
@@ -229,7 +239,7 @@ impl Rules<'_> {
 
 fn form(model: String, choices: usize, logprobs: Option<usize>, stream: bool, options: Option<StreamOptions>) -> Form {
     let include_usage = options.is_some_and(|options| options.include_usage);
-    Form { model, choices, echo: false, logprobs, stream, include_usage, tools: Vec::new() }
+    Form { model, choices, echo: false, logprobs, stream, include_usage, tools: Vec::new(), texts: Arc::default() }
 }
 
 fn message(

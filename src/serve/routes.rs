@@ -83,9 +83,11 @@ pub(super) fn router(app: Arc<App>) -> Router {
 }
 
 async fn health(State(app): State<Arc<App>>) -> Response {
+    let unavailable = |words: &str| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, words).into_response();
     match *app.phase.borrow() {
+        Phase::Running if !app.backend.is_alive() => unavailable("the model has died; start the server again"),
         Phase::Running => answer("{\"status\":\"ok\"}".to_owned()),
-        _ => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping").into_response(),
+        _ => unavailable("the server is stopping"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Events to answers, in one piece or in many.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -115,14 +116,18 @@ impl Whole {
             Kind::Completion => {
                 let choices = choices.into_iter().enumerate().map(|(index, choice)| {
                     let prompt = &prompts[index / form];
-                    let (mut text, mut tokens) = (String::new(), Vec::new());
-                    if head.form.echo {
-                        text = words(prompt);
-                        tokens.clone_from(prompt);
-                    }
+                    let mut text =
+                        if head.form.echo { echoed(&head.form.texts, index / form, prompt) } else { String::new() };
+                    let logprobs = head.form.logprobs.map(|top| {
+                        let mut lists = CompletionLogprobs::default();
+                        if head.form.echo {
+                            add_logprobs(&mut lists, prompt, top, offsets(&text, prompt));
+                        }
+                        let after = following(&choice.tokens, &mut text.chars().count());
+                        add_logprobs(&mut lists, &choice.tokens, top, after);
+                        lists
+                    });
                     text.push_str(&choice.text);
-                    tokens.extend(choice.tokens);
-                    let logprobs = head.form.logprobs.map(|top| completion_logprobs(&tokens, top, &mut 0));
                     CompletionChoice { index, text, logprobs, finish_reason: finish(choice.finish) }
                 });
                 let choices = choices.collect();
@@ -155,11 +160,12 @@ impl Pieces {
         let logprobs = self.head.form.logprobs;
         match (self.head.kind, event) {
             (Kind::Completion, Event::Prompt(tokens)) => {
-                let text = words(&tokens);
+                let text = echoed(&self.head.form.texts, prompt, &tokens);
+                let lists = logprobs.map(|top| completion_logprobs(&tokens, top, offsets(&text, &tokens)));
                 let mut all = String::new();
                 for index in prompt * own..(prompt + 1) * own {
-                    let logprobs = logprobs.map(|top| completion_logprobs(&tokens, top, &mut self.offsets[index]));
-                    all.push_str(&self.completion(index, text.clone(), logprobs, None));
+                    self.offsets[index] = text.chars().count();
+                    all.push_str(&self.completion(index, text.clone(), lists.clone(), None));
                 }
                 all
             }
@@ -180,8 +186,11 @@ impl Pieces {
             }
             (Kind::Completion, Event::Text { choice, text, token }) => {
                 let index = prompt * own + choice;
-                let lists = |(token, top)| completion_logprobs(&[token], top, &mut self.offsets[index]);
-                let logprobs = token.zip(logprobs).map(lists);
+                let logprobs = token.zip(logprobs).map(|(token, top)| {
+                    let tokens = [token];
+                    let offsets = following(&tokens, &mut self.offsets[index]);
+                    completion_logprobs(&tokens, top, offsets)
+                });
                 self.completion(index, text, logprobs, None)
             }
             (Kind::Chat, Event::Finished { choice, finish, tool_calls: mut calls }) => {
@@ -275,8 +284,38 @@ fn usage(used: Usage) -> UsageAnswer {
     }
 }
 
-fn words(tokens: &[Token]) -> String {
-    tokens.iter().map(|token| token.text.as_str()).collect()
+/// A prompt as its answer repeats it: as it was sent, where it was a text, and else what its tokens say.
+fn echoed(texts: &[Option<Arc<str>>], prompt: usize, tokens: &[Token]) -> String {
+    match texts.get(prompt) {
+        Some(Some(text)) => text.to_string(),
+        _ => tokens.iter().map(|token| token.text.as_str()).collect(),
+    }
+}
+
+/// Where each token begins in the text, in characters. A token that was put in front of the text has no part in it, and neither
+/// has a space that was put in front of its first word; of a character that is several tokens, the first has it.
+fn offsets(text: &str, tokens: &[Token]) -> Vec<usize> {
+    let (mut rest, mut at, mut unfound) = (text, 0, 0);
+    let mut offsets = Vec::new();
+    for Token { text: token, .. } in tokens {
+        let starts = rest.char_indices().map(|(start, _)| start).take(unfound + 1);
+        let found = starts.enumerate().find_map(|(skipped, start)| {
+            let bare = if at == 0 { token.trim_start() } else { token };
+            let fits = [token, bare].into_iter().find(|word| !word.is_empty() && rest[start..].starts_with(*word));
+            fits.map(|word| (skipped, start + word.len(), word.chars().count()))
+        });
+        match found {
+            Some((skipped, end, length)) => {
+                offsets.push(at + skipped);
+                (rest, at, unfound) = (&rest[end..], at + skipped + length, 0);
+            }
+            None => {
+                offsets.push(at);
+                unfound += 1;
+            }
+        }
+    }
+    offsets
 }
 
 fn tool_calls(calls: Vec<ToolCall>) -> Vec<WireToolCall> {
@@ -298,28 +337,33 @@ fn chat_logprobs(tokens: &[Token], top: usize) -> ChatLogprobs {
     let token = |token: &Token| TokenLogprob {
         token: token.text.clone(),
         logprob: finite(token.logprob.unwrap_or(0.0)),
-        bytes: bytes(&token.text, &token.bytes),
+        bytes: token.bytes.clone(),
         top_logprobs: token.top.iter().take(top).map(alternative).collect(),
     };
     ChatLogprobs { content: Some(tokens.iter().map(token).collect()) }
 }
 
 fn alternative(token: &TopToken) -> TopLogprob {
-    let bytes = bytes(&token.text, &token.bytes);
-    TopLogprob { token: token.text.clone(), logprob: finite(token.logprob), bytes }
+    TopLogprob { token: token.text.clone(), logprob: finite(token.logprob), bytes: token.bytes.clone() }
 }
 
-/// A token's bytes; of its text where the backend does not say otherwise.
-fn bytes(text: &str, known: &Option<Vec<u8>>) -> Option<Vec<u8>> {
-    Some(known.clone().unwrap_or_else(|| text.as_bytes().to_vec()))
+/// Where each token begins; `offset` is where the first does, and then where the last ends.
+fn following(tokens: &[Token], offset: &mut usize) -> Vec<usize> {
+    let next = |token: &Token| std::mem::replace(offset, *offset + token.text.chars().count());
+    tokens.iter().map(next).collect()
 }
 
-/// Lists of a completion's tokens; `offset` is where the first begins, and then where the last ends.
-fn completion_logprobs(tokens: &[Token], top: usize, offset: &mut usize) -> CompletionLogprobs {
-    let mut lists = CompletionLogprobs { top_logprobs: Some(Vec::new()), ..CompletionLogprobs::default() };
+/// Lists of a completion's tokens, and of where each begins.
+fn completion_logprobs(tokens: &[Token], top: usize, offsets: Vec<usize>) -> CompletionLogprobs {
+    let mut lists = CompletionLogprobs::default();
+    add_logprobs(&mut lists, tokens, top, offsets);
+    lists
+}
+
+fn add_logprobs(lists: &mut CompletionLogprobs, tokens: &[Token], top: usize, offsets: Vec<usize>) {
+    lists.text_offset.extend(offsets);
+    let all = lists.top_logprobs.get_or_insert_default();
     for token in tokens {
-        lists.text_offset.push(*offset);
-        *offset += token.text.chars().count();
         lists.tokens.push(token.text.clone());
         lists.token_logprobs.push(token.logprob.map(finite));
         let likeliest = token.logprob.map(|own| {
@@ -332,9 +376,27 @@ fn completion_logprobs(tokens: &[Token], top: usize, offset: &mut usize) -> Comp
             likeliest.entry(token.text.clone()).or_insert(finite(own));
             likeliest
         });
-        if let Some(all) = &mut lists.top_logprobs {
-            all.push(likeliest);
-        }
+        all.push(likeliest);
     }
-    lists
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_are_into_the_text_that_was_sent() {
+        let of = |text: &str, tokens: &[&str]| {
+            let token = |text: &&str| Token { text: (*text).to_owned(), bytes: None, logprob: None, top: Vec::new() };
+            offsets(text, &tokens.iter().map(token).collect::<Vec<Token>>())
+        };
+        assert_eq!(of("The cat", &["The", " cat"]), [0, 3]);
+        // The server's own first token, and the space that some tokenizers put in front.
+        assert_eq!(of("The cat", &["<s>", " The", " cat"]), [0, 0, 3]);
+        assert_eq!(of("<s>The cat", &["<s>", "The", " cat"]), [0, 3, 6]);
+        assert_eq!(of(" The", &["<s>", " The"]), [0, 0]);
+        // A character of three tokens.
+        assert_eq!(of("a\u{20ac} c", &["a", "\u{fffd}", "\u{fffd}", "\u{fffd}", " c"]), [0, 1, 1, 1, 2]);
+        assert_eq!(of("", &["<s>"]), [0]);
+    }
 }

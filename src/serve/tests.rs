@@ -1,9 +1,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, HeaderValue};
+
 use super::admit::{Full, Queue};
-use super::body::parse;
-use super::settings::Secret;
+use super::body::{Bodies, parse};
+use super::settings::{Secret, ServeSettings};
 
 #[test]
 fn a_secret_is_compared_whole_and_not_shown() {
@@ -53,6 +57,21 @@ fn slots_are_given_in_order_and_by_size() {
         drop(late.await.unwrap());
         assert_eq!((queue.running(), queue.waiting(), Arc::strong_count(&queue)), (0, 0, 1));
     });
+}
+
+#[test]
+fn a_body_without_a_length_keeps_what_it_needs() {
+    let settings = ServeSettings::default();
+    let bodies = Bodies::new(settings.limits.body_bytes);
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let read = || runtime.block_on(bodies.read(&settings, &headers, Body::from("{}"))).unwrap();
+    let first = read();
+    assert_eq!((first.bytes.as_slice(), first.share.num_permits()), (&b"{}"[..], 1));
+    // All is free for the next again.
+    drop(first);
+    assert_eq!(read().share.num_permits(), 1);
 }
 
 #[test]

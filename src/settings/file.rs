@@ -103,12 +103,13 @@ impl Resolved {
     }
 
     /// The settings whose values are not those of an earlier run, in this run's order; a run that
-    /// is continued refuses them.
+    /// is continued refuses them. A setting that the earlier run's program did not have yet, and that nobody gave, is none.
     pub fn differences(&self, earlier: &Recorded) -> Vec<Difference> {
         let recorded = |key: &str| earlier.entries.iter().find(|entry| entry.key == key);
         let changed = self.settings().iter().filter_map(|setting| {
             let earlier = recorded(&setting.key).map(|entry| entry.value.clone());
-            (earlier.as_ref() != Some(&setting.value)).then(|| Difference {
+            let is_new = earlier.is_none() && setting.origin == Origin::Default;
+            (!is_new && earlier.as_ref() != Some(&setting.value)).then(|| Difference {
                 key: setting.key.clone(),
                 earlier,
                 now: Some(setting.value.clone()),

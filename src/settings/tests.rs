@@ -180,6 +180,16 @@ fn a_runs_own_file_reproduces_it() {
 }
 
 #[test]
+fn a_setting_that_an_earlier_program_did_not_have_is_no_difference_at_its_default() {
+    let mut file = resolver().finish().to_json();
+    file.as_object_mut().unwrap().remove("adapter.r");
+    let recorded = Recorded::from_json(Path::new("c.json"), &file).unwrap();
+    assert!(resolver().finish().differences(&recorded).is_empty());
+    let given = resolver().command_line(&["adapter.r=3"]).unwrap().finish();
+    assert_eq!(given.differences(&recorded).len(), 1);
+}
+
+#[test]
 fn tables_are_aligned() {
     let table = resolver().command_line(&["adapter.r=16"]).unwrap().finish().table();
     let first: Vec<&str> = table.lines().take(2).collect();

@@ -33,6 +33,7 @@ mod stream;
 mod supervision;
 mod template;
 mod tokenizer;
+mod tokenizer_bytes;
 mod tokenizer_files;
 mod tool_calls;
 mod whole;

@@ -2,10 +2,14 @@
 
 use super::Tokenizer;
 
+/// Ids in front of a stream that are looked at: more than a character has.
+const CONTEXT: usize = 8;
+
 /// Turns a stream of ids into text as soon as it is whole.
 ///
 /// Nothing is given out that a later token could still change: half a character, or the space before a word that some
-/// decoders strip from the first token they see. Joined, the pieces are [`Tokenizer::decode`] of all ids.
+/// decoders strip from the first token they see. Joined, the pieces are [`Tokenizer::decode`] of all ids, where nothing
+/// [stands before them](Self::after).
 #[derive(Debug, Clone)]
 pub struct TextStream {
     tokenizer: Tokenizer,
@@ -27,6 +31,13 @@ impl TextStream {
     pub fn keeping(mut self, tokens: &[&str]) -> Self {
         let known = tokens.iter().filter_map(|token| Some((self.tokenizer.token_id(token)?, (*token).to_owned())));
         self.kept = known.filter(|(_, text)| self.tokenizer.hides(text)).collect();
+        self
+    }
+
+    /// The same stream, as what goes on behind these ids: the space in front of its first word is then a part of it.
+    pub fn after(mut self, before: &[u32]) -> Self {
+        self.ids = before[before.len().saturating_sub(CONTEXT)..].to_vec();
+        (self.context, self.done) = (0, self.ids.len());
         self
     }
 
@@ -78,10 +89,17 @@ pub struct StopText {
 }
 
 impl StopText {
-    /// Watches `rows` answers for `stop`; for nothing where it is `None`, empty, or a special token, which no text shows and which
-    /// ends generation itself. A stop that is an ordinary token may also be written in other tokens, or inside a longer one.
+    /// Whether the text that ends a turn is to be looked for: where it is neither empty nor a special token, which no text shows
+    /// and which ends generation itself. A stop that is an ordinary token may also be written in other tokens, or inside a longer
+    /// one; one of white space, such as a line's end, is a stop as well.
+    pub fn is_shown(tokenizer: &Tokenizer, stop: &str) -> bool {
+        let word = stop.trim();
+        !stop.is_empty() && (word.is_empty() || !tokenizer.hides(word))
+    }
+
+    /// Watches `rows` answers for `stop`; for nothing where it is `None`, or [no text shows it](Self::is_shown).
     pub fn new(tokenizer: &Tokenizer, stop: Option<&str>, rows: usize) -> Self {
-        let stop = stop.filter(|stop| !stop.is_empty() && !tokenizer.hides(stop.trim())).map(str::to_owned);
+        let stop = stop.filter(|stop| Self::is_shown(tokenizer, stop)).map(str::to_owned);
         Self { stop, rows: (0..rows).map(|_| (tokenizer.stream(), String::new())).collect() }
     }
 
@@ -100,6 +118,30 @@ impl StopText {
         match &self.stop {
             Some(stop) => answer.split_once(stop.as_str()).map_or(answer, |(before, _)| before),
             None => answer,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn what_goes_on_behind_a_text_keeps_its_space() {
+        for name in ["metaspace", "bytelevel"] {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/text").join(name);
+            let tokenizer = Tokenizer::from_dir(&folder).unwrap();
+            let ids =
+                |text: &str| -> Vec<u32> { tokenizer.encode(text).unwrap().iter().map(|token| token.id).collect() };
+            let whole = ids("The quick cat says so.");
+            for cut in 1..whole.len() {
+                let (before, behind) = whole.split_at(cut);
+                let mut stream = tokenizer.stream().after(before);
+                let mut text: String = behind.iter().filter_map(|&id| stream.push(id)).collect();
+                text.push_str(&stream.finish().unwrap_or_default());
+                assert_eq!(tokenizer.decode(before) + &text, "The quick cat says so.", "{name}: {cut}");
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::pieces::{self, Pieces};
 use super::sentencepiece::{self, MergeOrder};
+use super::tokenizer_bytes;
 use super::tokenizer_files::{TokenizerFiles, token_text};
 use super::{SpecialRole, TextError, TextStream};
 use serde_json::{Map, Value, json};
@@ -283,6 +284,34 @@ impl Tokenizer {
     /// The text of these ids, special tokens written out.
     pub fn decode_all(&self, ids: &[u32]) -> String {
         self.decode_with(ids, false)
+    }
+
+    /// The text of one token as it stands inside a text. Alone, some decoders strip the space in front of its word.
+    pub fn text_within(&self, id: u32) -> String {
+        let ordinary = |c: char| self.token_id(c.encode_utf8(&mut [0; 4])).filter(|&id| !self.is_added(id));
+        let context = ('a'..='z').chain('A'..='Z').chain('0'..='9').find_map(ordinary);
+        let within = context.and_then(|context| {
+            let both = self.decode_all(&[context, id]);
+            both.strip_prefix(&self.decode_all(&[context])).map(str::to_owned)
+        });
+        within.unwrap_or_else(|| self.decode_all(&[id]))
+    }
+
+    /// The bytes of one token inside a text, which may be a part of a character's; `None` where the vocabulary does not tell.
+    pub fn bytes_within(&self, id: u32) -> Option<Vec<u8>> {
+        let piece = self.token(id)?;
+        if self.is_added(id) {
+            return Some(piece.into_bytes());
+        }
+        let known = match self.backend.get_decoder() {
+            Some(decoder) if tokenizer_bytes::is_byte_level(decoder) => tokenizer_bytes::of_byte_level(&piece),
+            Some(_) => tokenizer_bytes::of_fallback(&piece),
+            None => None,
+        };
+        known.or_else(|| {
+            let text = self.text_within(id);
+            (!text.contains(char::REPLACEMENT_CHARACTER)).then(|| text.into_bytes())
+        })
     }
 
     /// A decoder for ids that arrive one by one.

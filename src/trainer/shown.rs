@@ -236,7 +236,8 @@ impl<S: Shape> Shown<'_, S> {
                         .iter()
                         .enumerate()
                         .filter_map(|(row, place)| Some(((*place).to_owned(), *self.now.row(index, row).first()?)));
-                    line.rewards = Some(rewards.collect());
+                    // JSON has no infinity; a reader would refuse what stands in its place.
+                    line.rewards = Some(rewards.filter(|(_, reward)| reward.is_finite()).collect());
                 }
             }
         }
@@ -265,6 +266,7 @@ impl<S: Shape> Shown<'_, S> {
 fn generated(answer: &Answer) -> Vec<PredictedAnswer> {
     let one = |(number, reply): (usize, &super::Reply)| {
         let logprobs = reply.chosen_at.clone().or_else(|| reply.log_probs.clone());
+        let logprobs = logprobs.filter(|all| all.iter().all(|value| value.is_finite()));
         let rest = reply.reward.map(|reward| ("reward".to_owned(), json!(reward)));
         PredictedAnswer {
             id: number.to_string(),

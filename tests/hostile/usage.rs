@@ -30,6 +30,6 @@ fn wrong_files_end_with_1() {
     check_options(Score, &["--images", "nowhere"], 1, &["nowhere"]);
     check_options(Score, &["--output", "no/such/folder/out.jsonl"], 1, &["no/such/folder"]);
     check_options(Score, &["--adapter", "nowhere"], 1, &["nowhere"]);
-    check_options(Convert, &["--output", "model"], 1, &["--output", "model", "name another folder"]);
-    check_options(Merge, &["--output", "adapter"], 1, &["--output", "adapter", "name another folder"]);
+    check_options(Convert, &["--output", "model"], 1, &["model", "holds something already", "name another place"]);
+    check_options(Merge, &["--output", "adapter"], 1, &["adapter", "holds something already", "name another place"]);
 }

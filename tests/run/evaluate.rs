@@ -245,6 +245,7 @@ fn what_cannot_be_evaluated_is_refused_and_says_why() {
         (&[], 2, "name metrics with --metrics"),
         (&["--metrics", "bleu", "--level", "2"], 2, "above 0 and below 1"),
         (&["--metrics", "bleu", "--model", "x"], 2, "cannot be used with"),
+        (&["--metrics", "bleu", "--temperature", "0.5"], 2, "cannot be used with"),
         (&["--metrics", "perplexity"], 1, "p.jsonl:1: metric `perplexity`, record `0`: there is no log-probability"),
         (&["--metrics", "reward_mean"], 1, "p.jsonl:1: metric `reward_mean`, record `0`"),
         (&["--metrics", "bleu", "--references", "nowhere.jsonl"], 1, "nowhere.jsonl"),

@@ -147,6 +147,9 @@ fn parts_of_a_file_of_chats_are_the_whole_and_bad_records_are_told() {
     let whole = std::fs::read_to_string(folder.path().join("whole/model.jsonl")).unwrap();
     assert_eq!(part("model.1-of-2.jsonl") + &part("model.2-of-2.jsonl"), whole);
     assert_eq!(whole.lines().count(), 5);
+    // More parts than records: some are empty.
+    done(run("many", &["--shard", "1/8"]));
+    assert!(predictions(&folder.path().join("many/model.1-of-8.jsonl")).is_empty());
     refused(run("parts", &["--shard", "3/2"]), 2, &["counted from 1 to 2"]);
     refused(run("typed", &["--set", "temprature=1"]), 2, &["did you mean `temperature`"]);
     refused(run("typed", &["--format", "chats"]), 2, &["did you mean `chat`"]);
@@ -161,4 +164,10 @@ fn parts_of_a_file_of_chats_are_the_whole_and_bad_records_are_told() {
     assert!(skipped.contains("6 records, 1 of them with an error"), "{skipped}");
     let found = predictions(&folder.path().join("skipped/model.jsonl"));
     assert!(found[2]["error"].as_str().unwrap().contains("nobody") && found[3].get("error").is_none());
+
+    std::fs::write(&data, &lines[2]).unwrap();
+    for more in [&["--bad-record", "skip"][..], &["--bad-record", "skip", "--resume"]] {
+        refused(run("failed", more), 1, &["every record failed", "nobody", "--resume"]);
+        assert_eq!(names(&folder.path().join("failed")), [".unfinished", "info.json"]);
+    }
 }

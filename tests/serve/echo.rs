@@ -202,15 +202,16 @@ fn prompt_text(prompt: &Prompt) -> String {
 fn tokens(context: &str, text: &str, logprobs: Option<usize>) -> Vec<Token> {
     let mut before: Vec<char> = context.chars().collect();
     let mut tokens = Vec::new();
+    let bytes = |c: char| Some(c.to_string().into_bytes());
     for c in text.chars() {
         let likely = before.iter().rev().take(16).any(|other| *other == c);
         let known = logprobs.is_some() && !before.is_empty();
         let logprob = known.then_some(if likely { -0.3 } else { -2.7 });
         let best = if likely { (c, -0.3) } else { ('~', -0.1) };
         let alternatives = [best, ('#', -5.0), ('%', f32::NEG_INFINITY)].into_iter().take(logprobs.unwrap_or(0));
-        let top = |(c, logprob): (char, f32)| TopToken { text: c.into(), bytes: None, logprob };
+        let top = |(c, logprob): (char, f32)| TopToken { text: c.into(), bytes: bytes(c), logprob };
         let top = if known { alternatives.map(top).collect() } else { Vec::new() };
-        tokens.push(Token { text: c.into(), bytes: None, logprob, top });
+        tokens.push(Token { text: c.into(), bytes: bytes(c), logprob, top });
         before.push(c);
     }
     tokens

@@ -1,6 +1,7 @@
 //! Connections: which go out, who asks, and what the answers' statuses mean.
 
 use std::io::Read;
+use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
@@ -40,12 +41,26 @@ pub(super) struct Attempt<'a> {
     pub body: &'a [u8],
 }
 
+/// What is wrong with a piece of a streamed answer.
+#[derive(Debug)]
+pub(super) struct Wrong {
+    pub reason: String,
+    /// Whether another attempt may succeed.
+    pub passes: bool,
+}
+
+impl From<String> for Wrong {
+    fn from(reason: String) -> Self {
+        Self { reason, passes: false }
+    }
+}
+
 /// Gathers the pieces of a streamed answer.
 pub(super) trait Gather {
     type Whole;
 
-    /// Takes a piece. The error says what is wrong with it.
-    fn piece(&mut self, data: &str) -> Result<(), String>;
+    /// Takes a piece.
+    fn piece(&mut self, data: &str) -> Result<(), Wrong>;
 
     /// The answer, where it is whole.
     fn whole(self) -> Result<Self::Whole, String>;
@@ -113,7 +128,7 @@ impl Client {
         let mut body = Vec::new();
         self.pour(attempt, answer, |bytes| {
             body.extend_from_slice(bytes);
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })?;
         if !kind.is_empty() && !kind.contains("json") {
             let reason = format!("the answer's type is {kind:?}, not application/json");
@@ -138,7 +153,7 @@ impl Client {
             let mut body = Vec::new();
             self.pour(attempt, answer, |bytes| {
                 body.extend_from_slice(bytes);
-                Ok(())
+                Ok(ControlFlow::Continue(()))
             })?;
             let reason = format!("the answer's type is {kind:?}, not text/event-stream");
             return Err(self.malformed(attempt, reason, &body).into());
@@ -152,14 +167,22 @@ impl Client {
             let read = events.push(bytes, |data| {
                 if data == crate::openai::DONE {
                     done = true;
-                } else if let (None, false, Err(reason)) = (&wrong, done, gather.piece(&data)) {
-                    wrong = Some((reason, data));
+                } else if wrong.is_none()
+                    && !done
+                    && let Err(why) = gather.piece(&data)
+                {
+                    wrong = Some((why, data));
                 }
             });
             match (wrong, read) {
-                (Some((reason, data)), _) => Err(self.malformed(attempt, reason, data.as_bytes())),
-                (None, Err(error)) => Err(self.malformed(attempt, error.to_string(), bytes)),
-                (None, Ok(())) => Ok(()),
+                (Some((Wrong { reason, passes }, data)), _) => {
+                    let error = self.malformed(attempt, reason, data.as_bytes());
+                    Err(if passes { Failure::again(error) } else { error.into() })
+                }
+                // Whatever follows is not the answer's.
+                _ if done => Ok(ControlFlow::Break(())),
+                (None, Err(error)) => Err(self.malformed(attempt, error.to_string(), bytes).into()),
+                (None, Ok(())) => Ok(ControlFlow::Continue(())),
             }
         })?;
         gather.whole().map_err(|reason| match done {
@@ -196,18 +219,15 @@ impl Client {
         let body = String::from_utf8_lossy(&body);
         let message = shorten(&error_message(&body).unwrap_or_else(|| body.into_owned()));
         let error = EngineError::Status { request: attempt.request.to_owned(), url, status, message };
-        Err(match status {
-            408 | 429 | 500 | 502..=504 | 506.. => Failure::Again { error, wait },
-            _ => Failure::Final(error),
-        })
+        Err(if passes(status) { Failure::Again { error, wait } } else { Failure::Final(error) })
     }
 
-    /// Hands an answer's bytes to `take` as they come.
+    /// Hands an answer's bytes to `take` as they come, until it breaks off.
     fn pour(
         &self,
         attempt: &Attempt<'_>,
         answer: Response<Body>,
-        mut take: impl FnMut(&[u8]) -> Result<(), EngineError>,
+        mut take: impl FnMut(&[u8]) -> Result<ControlFlow<()>, Failure>,
     ) -> Result<(), Failure> {
         let limit = self.settings.largest_answer;
         let too_long = || EngineError::TooLong { request: attempt.request.to_owned(), url: self.url(attempt), limit };
@@ -229,7 +249,9 @@ impl Client {
             if total > limit {
                 return Err(too_long().into());
             }
-            take(&buffer[..count])?;
+            if take(&buffer[..count])?.is_break() {
+                return Ok(());
+            }
         }
     }
 
@@ -277,6 +299,11 @@ impl Client {
         let start = shorten(&String::from_utf8_lossy(body));
         EngineError::Malformed { request: attempt.request.to_owned(), url: self.url(attempt), reason, start }
     }
+}
+
+/// Whether what a server answers with this status may be gone at another attempt.
+pub(super) fn passes(status: u16) -> bool {
+    matches!(status, 408 | 429 | 500 | 502..=504 | 506..)
 }
 
 fn tls(settings: &HttpSettings) -> Result<TlsConfig, EngineError> {

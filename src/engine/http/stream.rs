@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::super::{Answer, Request};
-use super::client::Gather;
+use super::client::{Gather, Wrong, passes};
 use super::read;
 use crate::openai::{
     ChatAnswer, ChatChoice, ChatChunk, ChatLogprobs, ChatMessageAnswer, Completion, CompletionChoice,
@@ -44,7 +44,7 @@ pub(super) fn completion(request: &Request) -> CompletionPieces<'_> {
 impl Gather for ChatPieces<'_> {
     type Whole = Answer;
 
-    fn piece(&mut self, data: &str) -> Result<(), String> {
+    fn piece(&mut self, data: &str) -> Result<(), Wrong> {
         let chunk: ChatChunk = parse(data)?;
         self.usage = chunk.usage.or(self.usage);
         if !chunk.model.is_empty() {
@@ -78,7 +78,7 @@ impl Gather for ChatPieces<'_> {
 impl Gather for CompletionPieces<'_> {
     type Whole = Answer;
 
-    fn piece(&mut self, data: &str) -> Result<(), String> {
+    fn piece(&mut self, data: &str) -> Result<(), Wrong> {
         let chunk: Completion = parse(data)?;
         self.usage = chunk.usage.or(self.usage);
         if !chunk.model.is_empty() {
@@ -104,14 +104,27 @@ impl Gather for CompletionPieces<'_> {
     }
 }
 
-fn parse<T: serde::de::DeserializeOwned>(data: &str) -> Result<T, String> {
+fn parse<T: serde::de::DeserializeOwned>(data: &str) -> Result<T, Wrong> {
     let value: Value =
         serde_json::from_str(data).map_err(|error| format!("a piece of the stream is no JSON ({error})"))?;
     if !value["error"].is_null() {
         let message = error_message(data).unwrap_or_else(|| value["error"].to_string());
-        return Err(format!("the server reports an error in the stream: {message}"));
+        let reason = format!("the server reports an error in the stream: {message}");
+        return Err(Wrong { reason, passes: may_pass(&value["error"]) });
     }
-    serde_json::from_value(value).map_err(|error| format!("a piece of the stream is not the expected JSON ({error})"))
+    let wrong = |error| format!("a piece of the stream is not the expected JSON ({error})");
+    Ok(serde_json::from_value(value).map_err(wrong)?)
+}
+
+/// Whether the same request may succeed later: as if the error's code were the answer's status, and where it is none, unless the
+/// request itself is to blame.
+fn may_pass(error: &Value) -> bool {
+    let code = &error["code"];
+    let status = code.as_u64().or_else(|| code.as_str()?.parse().ok()).and_then(|code| u16::try_from(code).ok());
+    match status.filter(|status| (400..600).contains(status)) {
+        Some(status) => passes(status),
+        None => error["type"] != "invalid_request_error",
+    }
 }
 
 fn too_many(index: usize, n: usize) -> String {
@@ -143,5 +156,27 @@ fn add_logprobs(all: &mut CompletionLogprobs, more: CompletionLogprobs) {
     all.text_offset.extend(more.text_offset);
     if let Some(top) = more.top_logprobs {
         all.top_logprobs.get_or_insert_with(|| vec![None; known]).extend(top);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn errors_of_the_request_itself_do_not_pass() {
+        for (error, expected) in [
+            (json!("out of memory"), true),
+            (json!({"message": "m", "type": "server_error", "code": null}), true),
+            (json!({"message": "m", "type": "invalid_request_error", "code": null}), false),
+            (json!({"message": "m", "type": "BadRequestError", "code": 400}), false),
+            (json!({"message": "m", "type": "x", "code": "404"}), false),
+            (json!({"message": "m", "type": "x", "code": 429}), true),
+            (json!({"message": "m", "type": "InternalServerError", "code": 500}), true),
+            (json!({"message": "m", "type": "x", "code": "context_length_exceeded"}), true),
+        ] {
+            assert_eq!(may_pass(&error), expected, "{error}");
+        }
     }
 }

@@ -266,8 +266,8 @@ fn what_will_not_pass_is_final_and_says_why() {
 fn wrong_streams_say_what_is_wrong() {
     for (body, expected) in [
         (
-            "data: {\"error\": {\"message\": \"out of memory\"}}\n\n",
-            "the server reports an error in the stream: out of memory",
+            "data: {\"error\": {\"message\": \"too long\", \"type\": \"invalid_request_error\"}}\n\n",
+            "the server reports an error in the stream: too long",
         ),
         ("data: {oops\n\n", "a piece of the stream is no JSON"),
         (
@@ -284,6 +284,20 @@ fn wrong_streams_say_what_is_wrong() {
     let server = Server::failing([Fault::Body("application/json", "{}".to_owned())]);
     let error = one(HttpSettings { stream: true, ..settings(&server) }, &chat("row", "hi")).unwrap_err().to_string();
     assert!(error.contains("not text/event-stream"), "{error}");
+}
+
+#[test]
+fn errors_in_a_stream_may_pass_and_nothing_after_its_end_counts() {
+    let broken = Fault::Body("text/event-stream", "data: {\"error\": {\"message\": \"out of memory\"}}\n\n".to_owned());
+    let server = Server::failing([broken]);
+    let settings_of = |server: &Server| HttpSettings { stream: true, ..settings(server) };
+    assert_eq!(one(settings_of(&server), &chat("row", "hi")).unwrap().choices[0].text, "ih");
+    assert_eq!(server.seen().len(), 2);
+    let piece = json!({"model": "m", "choices": [{"index": 0, "delta": {"content": "hey"}, "finish_reason": "stop"}]});
+    let piece = crate::openai::event(&piece.to_string());
+    let ended = Fault::Body("text/event-stream", format!("{piece}data: [DONE]\n\ndata: {{oops\n\n"));
+    let server = Server::failing([ended]);
+    assert_eq!(one(settings_of(&server), &chat("row", "hi")).unwrap().choices[0].text, "hey");
 }
 
 #[test]

@@ -39,7 +39,10 @@ impl CheckpointDefaults {
     pub fn parse(text: &str, file: &str) -> Result<Self, SettingError> {
         let config = object(text, file)?;
         let mut values = Map::new();
-        for parameter in Generation::PARAMETERS.iter().filter(|parameter| !OURS.contains(&parameter.name)) {
+        // What some servers take for the likeliest token stands in files as well.
+        let cold = config.get("temperature").and_then(Value::as_f64) == Some(0.0);
+        let is_read = |name: &str| !(OURS.contains(&name) || cold && name == "temperature");
+        for parameter in Generation::PARAMETERS.iter().filter(|parameter| is_read(parameter.name)) {
             let Some(value) = config.get(parameter.name).filter(|value| !value.is_null()) else { continue };
             let value = convert(parameter.name, parameter.kind, value);
             let value = value.ok_or_else(|| refused(file, parameter, &config[parameter.name]))?;
@@ -48,6 +51,9 @@ impl CheckpointDefaults {
         // Seen in the wild where others leave it out; contrastive search is asked for by a penalty.
         if values.get("penalty_alpha").and_then(Value::as_f64) == Some(0.0) {
             values.remove("penalty_alpha");
+        }
+        if cold {
+            values.insert("do_sample".to_owned(), Value::Bool(false));
         }
         Ok(Self { values })
     }

@@ -26,6 +26,14 @@ fn under(file: &str, given: &Given<Generation>) -> Result<Generation, SettingErr
 }
 
 #[test]
+fn a_checkpoint_of_temperature_zero_is_greedy() {
+    let file = r#"{"temperature": 0.0, "top_p": 0.9}"#;
+    assert!(!under(file, &Generation::given()).unwrap().do_sample);
+    let drawn = under(file, &Generation::given().set("do_sample", true)).unwrap();
+    assert_eq!((drawn.do_sample, drawn.temperature, drawn.top_p), (true, 1.0, 0.9));
+}
+
+#[test]
 fn the_table_agrees_with_the_struct() {
     audit::<Generation>().unwrap();
 }

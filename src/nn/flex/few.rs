@@ -17,7 +17,7 @@ const WIDE_ROWS: usize = 256;
 const NARROW_ROWS: usize = 4;
 
 /// Multiply-adds of a task at least: what waking another thread costs.
-const TASK_WORK: usize = 1 << 17;
+const TASK_WORK: usize = 1 << 18;
 
 /// Elements of `w` in a task at least: several rows, and no thread reads what its neighbour reads.
 const TASK_ELEMENTS: usize = 1 << 14;

@@ -6,11 +6,11 @@ use std::collections::{BTreeSet, HashMap};
 
 /// For each record of a first system, its place in a second one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pairs(Vec<usize>);
+pub struct PairedRecords(Vec<usize>);
 
 /// A metric over two systems.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Compared {
+pub struct MetricComparison {
     /// The metric.
     pub name: String,
     /// What came of it.
@@ -21,7 +21,7 @@ pub struct Compared {
 ///
 /// # Errors
 /// [`EvaluationError::Twice`], [`EvaluationError::Alone`].
-pub fn pair(first: &System, second: &System) -> Result<Pairs, EvaluationError> {
+pub fn pair(first: &System, second: &System) -> Result<PairedRecords, EvaluationError> {
     let sets =
         |system: &System| system.records.iter().map(|record| record.dataset_name.clone()).collect::<BTreeSet<_>>();
     let by_set = sets(first).len() > 1 || sets(second).len() > 1;
@@ -49,10 +49,10 @@ pub fn pair(first: &System, second: &System) -> Result<Pairs, EvaluationError> {
         return Err(alone(extra, first));
     }
     let place = |record: &Record| theirs.get(&key(record)).copied().ok_or_else(|| alone(record, second));
-    Ok(Pairs(first.records.iter().map(place).collect::<Result<_, _>>()?))
+    Ok(PairedRecords(first.records.iter().map(place).collect::<Result<_, _>>()?))
 }
 
-impl Pairs {
+impl PairedRecords {
     /// Number of pairs.
     pub fn len(&self) -> usize {
         self.0.len()
@@ -74,9 +74,9 @@ impl Pairs {
         first: &[Measured],
         second: &[Measured],
         bootstrap: &Bootstrap,
-    ) -> Result<Compared, MetricError> {
+    ) -> Result<MetricComparison, MetricError> {
         let theirs: Vec<Measured> = self.0.iter().filter_map(|&place| second.get(place).cloned()).collect();
         let comparison = compare(metric, first, &theirs, bootstrap)?;
-        Ok(Compared { name: metric.name().to_owned(), comparison })
+        Ok(MetricComparison { name: metric.name().to_owned(), comparison })
     }
 }

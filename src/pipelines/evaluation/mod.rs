@@ -19,7 +19,7 @@ mod rewards;
 #[cfg(test)]
 mod tests;
 
-pub use compared::{Compared, Pairs, pair};
+pub use compared::{MetricComparison, PairedRecords, pair};
 pub use error::EvaluationError;
 pub use rewards::{Reward, RewardFigure};
 

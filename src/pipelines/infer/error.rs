@@ -15,9 +15,7 @@ pub enum InferError {
     #[error("{0}\ntake the record out, or write such records with an error by --bad-record skip")]
     Data(#[source] DataError),
     /// A record that the engine refuses.
-    #[error(
-        "{0}\ntake the record out, or write such records with an error by --bad-record skip; --resume goes on from here"
-    )]
+    #[error("{0}\n`--resume --bad-record skip` goes on from here and writes it with an error")]
     Refused(#[source] EngineError),
     /// An engine that fails, whatever the record.
     #[error("{0}\nwhat was done is kept: --resume goes on from here")]
@@ -32,6 +30,18 @@ pub enum InferError {
         path: PathBuf,
         /// What is wrong, and what to do.
         reason: String,
+    },
+    /// A file of nothing but errors, which is not written.
+    #[error(
+        "{}: every record failed, so it was not written; the first: {first}\nonce that is put right, --resume asks all of \
+         them again",
+        path.display()
+    )]
+    AllFailed {
+        /// The file.
+        path: PathBuf,
+        /// The first record's error.
+        first: String,
     },
     /// Something on the disk.
     #[error(transparent)]

@@ -1,8 +1,8 @@
 //! What is done, on the disk, so that a run that is killed can go on.
 //!
-//! The first line says of which run it is. Then come the lines of the records of one chunk after another, each behind its
-//! record's number, and after each chunk a line that makes it count; only then the file is forced onto the disk, and
-//! what follows the last such line is done again.
+//! The first line says of which run it is, and in which order that works on its records. Then come the lines of the records of
+//! one chunk after another, each behind its record's number, and after each chunk a line that makes it count; only then the
+//! file is forced onto the disk, and what follows the last such line is done again.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -25,19 +25,20 @@ pub struct Journal {
 const KIND: &str = "firebrick-journal-1";
 
 impl Journal {
-    /// Begins a journal, or goes on with the one that is there. `run` says of which run it is: one word.
+    /// Begins a journal, or goes on with the one that is there. `run` says of which run it is, and `plan` in which order that
+    /// works on its records: one word each.
     ///
     /// # Errors
-    /// [`InferError::Journal`] for one of another run or one that is damaged before its end, and what the disk says.
-    pub fn open(path: &Path, run: &str) -> Result<Self, InferError> {
-        let head = format!("{KIND} {run}\n");
+    /// [`InferError::Journal`] for one of another run or order, and what the disk says.
+    pub fn open(path: &Path, run: &str, plan: &str) -> Result<Self, InferError> {
+        let head = [format!("{KIND} {run} "), format!("{plan}\n")];
         let (mut end, mut lines, mut chunks) = (0, HashMap::new(), 0);
         if path.exists() {
             (end, chunks) = read(path, &head, &mut lines)?;
         }
         let mut journal = Self { path: path.to_owned(), file: DurableFile::open_at(path, end)?, lines, chunks };
         if end == 0 {
-            journal.put(head.as_bytes())?;
+            journal.put(head.concat().as_bytes())?;
             journal.file.sync()?;
         }
         Ok(journal)
@@ -95,7 +96,7 @@ impl Journal {
 }
 
 /// Finds the lines that count; returns where the next chunk goes, and how many there are.
-fn read(path: &Path, head: &str, lines: &mut HashMap<usize, (u64, usize)>) -> Result<(u64, usize), InferError> {
+fn read(path: &Path, head: &[String; 2], lines: &mut HashMap<usize, (u64, usize)>) -> Result<(u64, usize), InferError> {
     let wrong = |reason: String| InferError::Journal { path: path.to_owned(), reason };
     let mut file = BufReader::new(File::open(path).map_err(InferError::io(path))?);
     let (mut at, mut end, mut chunks) = (0_u64, 0_u64, 0_usize);
@@ -109,7 +110,13 @@ fn read(path: &Path, head: &str, lines: &mut HashMap<usize, (u64, usize)>) -> Re
             break;
         }
         if at == 0 {
-            if line != head.as_bytes() {
+            let of_run = line.strip_prefix(head[0].as_bytes());
+            if of_run.is_some_and(|plan| plan != head[1].as_bytes()) {
+                let reason = "when it was begun, other records could be read than now: pictures or data files have come, gone \
+                              or changed since; put them back as they were, or take another --output";
+                return Err(wrong(reason.to_owned()));
+            }
+            if of_run.is_none() {
                 let advice = "take the former settings, or another --output";
                 return Err(wrong(format!("it is the journal of another run; {advice}")));
             }

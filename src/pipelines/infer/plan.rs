@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use rayon::prelude::*;
+use sha2::{Digest, Sha256};
 
 use super::{InferError, Records};
 
@@ -63,6 +64,16 @@ impl Plan {
         sizes.sort_by_key(|&(index, size)| (std::cmp::Reverse(size), index));
         let chunks = sizes.chunks(chunk.max(1)).map(|chunk| chunk.iter().map(|&(index, _)| index).collect()).collect();
         Ok(Self { range, chunks, unread, bad })
+    }
+
+    /// What tells this order from others, in one word: which records can be read, and how they are put together.
+    pub(super) fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        for chunk in &self.chunks {
+            hash.update((chunk.len() as u64).to_le_bytes());
+            chunk.iter().for_each(|&index| hash.update((index as u64).to_le_bytes()));
+        }
+        hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Records in all.

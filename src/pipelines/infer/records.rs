@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::super::{PredictedAnswer, Prediction};
 use crate::data::{DataError, DataKind, Dataset, Place, Row, Sample, expand, row};
 use crate::example::Shape;
-use crate::text::{Conversation, Message, Part, Role};
+use crate::text::{Conversation, Message, Part, Role, ToolCall};
 
 /// A record, as a model is asked about it.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,8 +98,7 @@ impl<K: DataKind> Records for Dataset<K> {
         let sample = self.read(index, longer.as_ref().unwrap_or(&row))?;
         let names = image_names(self, index, longer.as_ref().unwrap_or(&row))?;
         let (question, mut answers) = parts(&sample);
-        let reference =
-            (longer.is_none() && is_right(&sample)).then(|| answers.first().map(|a| a.written.content.clone()));
+        let reference = (longer.is_none() && is_right(&sample)).then(|| answers.first().map(|a| a.written.said()));
         if longer.is_some() {
             answers.clear();
         }
@@ -108,8 +107,11 @@ impl<K: DataKind> Records for Dataset<K> {
         prediction.messages = written(&question.messages, &names);
         prediction.label = row::given(&row, "label").cloned().or(reference.flatten().map(Value::from));
         prediction.meta = row::given(&row, "meta").cloned();
-        if row::given(&row, "answers").is_some() {
-            answers = predicted(&row, &sample.place)?;
+        prediction.rest = besides(&row, K::FIELDS);
+        match row::given(&row, "answers") {
+            Some(said) if are_predictions(said) => answers = predicted(&row, &sample.place)?,
+            Some(people) => drop(prediction.rest.entry("references").or_insert_with(|| people.clone())),
+            None => {}
         }
         Ok(Record { index, place: sample.place, question, answers, images: sample.images, prediction })
     }
@@ -160,10 +162,14 @@ fn parts<S: Shape>(sample: &Sample<S>) -> (Conversation, Vec<RecordAnswer>) {
     let answer = |(number, row): (usize, &Conversation)| {
         let messages = row.messages.get(cut..).filter(|messages| !messages.is_empty())?.to_vec();
         let id = if rows.len() == 1 { number.to_string() } else { S::PLACES[number].to_owned() };
-        let said = messages.iter().filter(|message| message.role == Role::Assistant);
+        let mut said = messages.iter().filter(|message| message.role == Role::Assistant);
         // Of several messages (a call, its result, the answer) the last one is the answer.
-        let content = said.map(Message::words).next_back().unwrap_or_default();
-        Some(RecordAnswer { messages, written: PredictedAnswer { id, content, ..PredictedAnswer::default() } })
+        let last = said.next_back();
+        let content = last.map(Message::words).unwrap_or_default();
+        let mut written = PredictedAnswer { id, content, ..PredictedAnswer::default() };
+        let calls: Vec<Value> = last.iter().flat_map(|last| &last.tool_calls).map(ToolCall::to_json).collect();
+        written.rest.extend((!calls.is_empty()).then(|| ("tool_calls".to_owned(), calls.into())));
+        Some(RecordAnswer { messages, written })
     };
     let answers = rows.iter().enumerate().filter_map(answer).collect();
     (question, answers)
@@ -177,13 +183,43 @@ fn is_right<S: Shape>(sample: &Sample<S>) -> bool {
     shown || facts.desirable == Some(true)
 }
 
+/// What a row says besides its conversation, its images and what predictions have fields of their own for. `used`: the fields
+/// that its kind reads.
+fn besides(row: &Row, used: &[&str]) -> Row {
+    const NAMED: &[&str] = &[
+        "id",
+        "dataset_name",
+        "messages",
+        "label",
+        "meta",
+        "answers",
+        "predicted_label",
+        "rewards",
+        "image",
+        "images",
+    ];
+    // An error is that of the run that wrote it.
+    let is_told = |name: &str| NAMED.contains(&name) || name == "error";
+    let is_used = |name: &str| used.iter().any(|field| field.split(['[', '.']).next() == Some(name));
+    // The kinds that read `tools` put them into no message.
+    let is_kept = |name: &str| name == "tools" || !is_told(name) && !is_used(name);
+    let kept = row.iter().filter(|(name, value)| is_kept(name) && !value.is_null());
+    kept.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// Whether `answers` are those of a prediction file's line; else they are what people answered, as VQA's data has them.
+fn are_predictions(answers: &Value) -> bool {
+    let Value::Array(answers) = answers else { return false };
+    answers.is_empty() || answers.iter().any(|answer| answer.get("content").is_some())
+}
+
 /// The answers of a prediction file's line.
 fn predicted(row: &Row, place: &Place) -> Result<Vec<RecordAnswer>, DataError> {
     let read = |(i, value): (usize, &Value)| {
         let written: PredictedAnswer = serde_json::from_value(value.clone()).map_err(|_| {
             row::wrong_type(place, format!("answers[{i}]"), "an answer with an `id` and `content`", value)
         })?;
-        Ok(RecordAnswer { messages: vec![Message::text(Role::Assistant, written.content.as_str())], written })
+        Ok(RecordAnswer { messages: vec![Message::text(Role::Assistant, written.said())], written })
     };
     row::list(row, "answers", place)?.iter().enumerate().map(read).collect()
 }
@@ -221,7 +257,7 @@ fn written(messages: &[Message], images: &[PathBuf]) -> Vec<Value> {
         put("reasoning_content", message.reasoning.clone().map(Value::from));
         put("tool_call_id", message.tool_call_id.clone().map(Value::from));
         put("name", message.name.clone().map(Value::from));
-        let calls: Vec<Value> = message.tool_calls.iter().map(crate::text::ToolCall::to_json).collect();
+        let calls: Vec<Value> = message.tool_calls.iter().map(ToolCall::to_json).collect();
         put("tool_calls", (!calls.is_empty()).then_some(calls.into()));
     }
     all

@@ -41,7 +41,7 @@ pub type Watch<'w> = dyn FnMut(usize, Spent) + 'w;
 /// is gone on with; it is removed once the file is whole.
 ///
 /// # Errors
-/// [`InferError`]; what was done is kept in the journal.
+/// [`InferError`]; what was done is kept in the journal, but for [`InferError::AllFailed`], after which nothing is left.
 pub fn run(
     file: File<'_>,
     records: &dyn Records,
@@ -50,7 +50,7 @@ pub fn run(
     watch: &mut Watch<'_>,
 ) -> Result<Done, InferError> {
     let mut done = Done { records: plan.len(), ..Done::default() };
-    let mut journal = Journal::open(file.journal, file.run)?;
+    let mut journal = Journal::open(file.journal, file.run, &plan.fingerprint())?;
     let resumed = journal.chunks();
     if resumed > plan.chunks.len() {
         let reason = format!("it has {resumed} chunks, but the run has {}; take another --output", plan.chunks.len());
@@ -103,24 +103,37 @@ fn put_in_order(file: File<'_>, records: &dyn Records, plan: &Plan, journal: &Jo
         // Of a run that died while it wrote.
         std::fs::remove_file(&part).map_err(InferError::io(&part))?;
     }
-    let mut errors = 0;
+    let (mut errors, mut first) = (0, None);
     let mut whole = DurableFile::create(&part)?;
     let mut put = |index: usize, found: Option<&[u8]>| {
         let unread;
         let line = match found {
             Some(line) => line,
             None => {
-                let reason = plan.unread.get(&index).map_or("it was not answered", String::as_str);
+                let reason = plan.unread.get(&index).ok_or_else(|| InferError::Journal {
+                    path: file.journal.to_owned(),
+                    reason: format!("record {index} (counted from 0) was not answered; take another --output"),
+                })?;
                 unread = line(&failed(records.named(index), reason))?;
                 unread.as_bytes()
             }
         };
-        errors += usize::from(is_error(line));
+        if let Some(error) = error_of(line) {
+            errors += 1;
+            first.get_or_insert(error);
+        }
         whole.write_all(line).and_then(|()| whole.write_all(b"\n")).map_err(InferError::io(&part))
     };
     journal.read(plan.range.clone(), &mut put)?;
     whole.sync()?;
     drop(whole);
+    if let (Some(first), true) = (first, errors == plan.len()) {
+        // Such a file is of no use. Without its journal the records are asked again.
+        for path in [&part, file.journal] {
+            std::fs::remove_file(path).map_err(InferError::io(path))?;
+        }
+        return Err(InferError::AllFailed { path: file.output.to_owned(), first });
+    }
     place_file(&part, file.output)?;
     Ok(errors)
 }
@@ -130,12 +143,12 @@ fn failed(mut prediction: Prediction, error: &str) -> Prediction {
     prediction
 }
 
-fn is_error(line: &[u8]) -> bool {
+fn error_of(line: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Line {
-        error: Option<serde::de::IgnoredAny>,
+        error: Option<String>,
     }
-    serde_json::from_slice::<Line>(line).is_ok_and(|line| line.error.is_some())
+    serde_json::from_slice::<Line>(line).ok()?.error
 }
 
 fn line(prediction: &Prediction) -> Result<String, InferError> {

@@ -104,7 +104,7 @@ impl Generate<'_> {
         for (place, (record, prediction)) in records.iter().zip(drawn.iter()).enumerate() {
             for (number, answer) in prediction.iter().flat_map(|prediction| prediction.answers.iter().enumerate()) {
                 let mut whole = record.question.clone();
-                whole.messages.push(Message::text(Role::Assistant, answer.content.as_str()));
+                whole.messages.push(Message::text(Role::Assistant, answer.said()));
                 asked.push(scored(record, whole, None));
                 of.push((place, number));
             }

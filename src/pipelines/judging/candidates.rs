@@ -25,22 +25,21 @@ pub(super) fn of(record: &Prediction, place: &Place) -> Result<Vec<Candidate>, D
     if let Some(rewards) = &record.rewards {
         let chosen = |id: &str| f64::from(matches!(id, "chosen" | "w" | "answer_w"));
         if record.answers.is_empty() {
-            let pair = rewards.iter().map(|(id, &reward)| candidate(String::new(), Some(reward), chosen(id)));
-            return Ok(pair.collect());
+            return Ok(rewards.iter().map(|(id, &reward)| rewarded(reward, chosen(id))).collect());
         }
-        let known = record.answers.iter().filter_map(|answer| Some((answer, *rewards.get(&answer.id)?)));
-        return Ok(known
-            .map(|(answer, reward)| candidate(answer.content.clone(), Some(reward), chosen(&answer.id)))
-            .collect());
+        let known = record.answers.iter().filter_map(|answer| Some((&answer.id, *rewards.get(&answer.id)?)));
+        return Ok(known.map(|(id, reward)| rewarded(reward, chosen(id))).collect());
     }
-    let rewarded = |key: &str| field(record, key).map(|(name, value)| number(value, &name, place)).transpose();
-    let words = |key: &str| field(record, key).map(|(_, answer)| super::words(&answer["content"])).unwrap_or_default();
-    match (rewarded("reward_w")?, rewarded("reward_l")?) {
-        (Some(won), Some(lost)) => {
-            Ok(vec![candidate(words("answer_w"), Some(won), 1.0), candidate(words("answer_l"), Some(lost), 0.0)])
-        }
+    let reward = |key: &str| field(record, key).map(|(name, value)| number(value, &name, place)).transpose();
+    match (reward("reward_w")?, reward("reward_l")?) {
+        (Some(won), Some(lost)) => Ok(vec![rewarded(won, 1.0), rewarded(lost, 0.0)]),
         _ => Ok(Vec::new()),
     }
+}
+
+/// An answer with a reward. It has no text: what chooses by letter takes candidates with one for options.
+fn rewarded(reward: f64, relevance: f64) -> Candidate {
+    candidate(String::new(), Some(reward), relevance)
 }
 
 fn candidate(text: String, score: Option<f64>, relevance: f64) -> Candidate {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `id` | `id` |
 //! | `question` | the words of the last of the user's `messages` |
-//! | `answers` | `content` and `logprobs` of each of `answers`; without any, the one `predicted_label` |
+//! | `answers` | `content` (with `tool_calls` behind it) and `logprobs` of each of `answers`; without any, the one `predicted_label` |
 //! | their `reference_log_probs` | the answer's `reference_logprobs`, or of the record's `reference_logprobs` those of the answer's id (`{"0": […]}`), or the list itself where there is one answer |
 //! | `references` | the first that is there of `references`, `reference`, `answer` (of a record without options), `label` |
 //! | `label` | `label`, where it is a text, a number, `true` or `false`, or a list of numbers |
@@ -20,7 +20,8 @@
 //! them. Where no option has a relevance, the first that is there of `answer`, `answerKey` and `label` says which is right: by its
 //! number, counted from 0, by its text, or by its letter.
 //!
-//! Of rewards, the relevance of an answer is 1 where it is the chosen one of a pair (its id is `chosen`, `w` or `answer_w`).
+//! Of rewards, the relevance of an answer is 1 where it is the chosen one of a pair (its id is `chosen`, `w` or `answer_w`). Such
+//! candidates are no options, and have no text.
 //!
 //! [`References`] puts fields of a data file into records of the same id first.
 
@@ -103,7 +104,7 @@ fn answers(record: &Prediction, place: &Place) -> Result<Vec<Generated>, DataErr
     }
     let generated = |answer: &PredictedAnswer| {
         let reference_log_probs = reference_log_probs(record, answer, place)?;
-        Ok(Generated { text: answer.content.clone(), log_probs: answer.logprobs.clone(), reference_log_probs })
+        Ok(Generated { text: answer.said(), log_probs: answer.logprobs.clone(), reference_log_probs })
     };
     record.answers.iter().map(generated).collect()
 }

@@ -2,6 +2,7 @@
 
 use super::super::Prediction;
 use super::super::predictions::PredictionData;
+use super::super::record::with_calls;
 use super::{class, field};
 use crate::data::row::{self, Row, wrong_type};
 use crate::data::{DataError, Dataset, Place};
@@ -133,7 +134,7 @@ fn last_answer(row: &Row) -> Option<String> {
     };
     let words = |turn: &Value| {
         let content = turn.get("content").or_else(|| turn.get("value")).unwrap_or(turn);
-        Some(super::words(content)).filter(|words| !words.is_empty())
+        Some(with_calls(&super::words(content), turn.get("tool_calls"))).filter(|words| !words.is_empty())
     };
     let of = |key: &str| match row.get(key)? {
         Value::Array(turns) => turns.last().filter(|turn| speaks(turn)).and_then(words),

@@ -201,3 +201,25 @@ fn a_data_file_says_what_is_right() {
     let said = twice.unwrap_err().to_string();
     assert!(said.contains(":2: the id `1` is also that of") && said.contains(":1;"), "{said}");
 }
+
+#[test]
+fn rewards_make_no_options_of_answers() {
+    use crate::metrics::Facts;
+    let found = of(json!({"label": "C", "rewards": {"0": 0.5, "1": -1},
+        "answers": [{"id": 0, "content": "C"}, {"id": 1, "content": "B"}]}));
+    let metric = crate::pipelines::evaluation::registry().by_name("choice_letter", &Facts::default()).unwrap();
+    assert_eq!(metric.measure(&found).unwrap().value, Some(0.5));
+}
+
+#[test]
+fn calls_stand_behind_the_words() {
+    let answers = json!([
+        {"id": 0, "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{\"tag\": \"</tool_call>\"}"}}, {"name": "g", "arguments": {}}]},
+        {"id": 1, "content": "<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>", "tool_calls": [{"name": "f"}]},
+    ]);
+    let found = of(json!({"answers": answers}));
+    let calls = crate::text::parse_tool_calls(&found.answers[0].text).unwrap();
+    assert_eq!(calls.iter().map(|call| call.name.as_str()).collect::<Vec<_>>(), ["f", "g"]);
+    assert_eq!(calls[0].arguments, json!({"tag": "</tool_call>"}));
+    assert_eq!(found.answers[1].text, answers[1]["content"]);
+}

@@ -210,7 +210,8 @@ impl Sampling {
 
     /// Whether two answers make a pair; where they do not, it is counted.
     fn suits(&self, [won, lost]: [&PredictedAnswer; 2], margin: f64, left_out: &mut LeftOut) -> bool {
-        let (won, lost) = (won.content.trim(), lost.content.trim());
+        let (won, lost) = (won.said(), lost.said());
+        let (won, lost) = (won.trim(), lost.trim());
         let reason = if won == lost {
             &mut left_out.same_words
         } else if won.is_empty() || lost.is_empty() {
@@ -239,11 +240,11 @@ impl Sampling {
 /// The answers that may be chosen, by their numbers.
 fn considered(answers: &[PredictedAnswer], unique: bool) -> Vec<usize> {
     let mut seen = HashSet::new();
-    (0..answers.len()).filter(|&i| !unique || seen.insert(answers[i].content.trim())).collect()
+    (0..answers.len()).filter(|&i| !unique || seen.insert(answers[i].said().trim().to_owned())).collect()
 }
 
 fn said(answer: &PredictedAnswer) -> Value {
-    json!({"role": "bot", "content": answer.content})
+    json!({"role": "bot", "content": answer.said()})
 }
 
 /// The messages before the answers, in the form that pairs have: contents are strings, images messages of their own.

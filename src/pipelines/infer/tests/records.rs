@@ -106,8 +106,33 @@ fn a_line_of_predictions_has_the_answers_that_are_judged() {
     check(&found, &["Why?"], &[("0", "So."), ("5", "No.")], json!("So."));
     assert_eq!((found.prediction.dataset_name.as_str(), found.answers[0].written.sequence_score), ("mine", Some(-1.5)));
     let dir = tempfile::tempdir().unwrap();
+    let mut calling = row.clone();
+    calling["answers"][0]["tool_calls"] = json!([{"function": {"name": "f", "arguments": "{\"x\": 1}"}}]);
+    let found = record(ChatData::default(), calling);
+    let said = "So.\n<tool_call>{\"name\":\"f\",\"arguments\":{\"x\":1}}</tool_call>";
+    assert_eq!(found.answers[0].messages[0].words(), said);
     let mut broken = row;
     broken["answers"][1] = json!("No.");
     let error = open(dir.path(), ChatData::default(), &[broken]).record(0).unwrap_err().to_string();
     assert!(error.contains("questions.jsonl:1") && error.contains("answers[1]"), "{error}");
+}
+
+#[test]
+fn people_s_answers_are_references_and_other_fields_are_kept() {
+    let with = |answers: Value| {
+        record(
+            LlavaData::default(),
+            json!({"id": "x", "image": "a.png", "conversations": [{"from": "human", "value": "<image>\nWhat?"}],
+                "answers": answers, "choices": ["a", "b"], "tools": [], "error": "old", "rewards": {}, "odd": null}),
+        )
+    };
+    for people in [json!([{"answer": "yes"}, {"answer": "no"}]), json!(["yes", "no"]), json!("yes")] {
+        let found = with(people.clone());
+        check(&found, &["\nWhat?"], &[], Value::Null);
+        let rest = json!({"references": people, "choices": ["a", "b"], "tools": []});
+        assert_eq!(Value::from(found.prediction.rest), rest);
+    }
+    let predicted = with(json!([{"id": 0, "content": "yes"}]));
+    check(&predicted, &["\nWhat?"], &[("0", "yes")], Value::Null);
+    assert_eq!(predicted.prediction.rest.get("references"), None);
 }

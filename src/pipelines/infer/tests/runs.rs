@@ -120,25 +120,23 @@ fn a_run_that_is_killed_at_any_answer_goes_on_to_the_same_bytes() {
 
 #[test]
 fn a_journal_that_ends_anywhere_is_gone_on_with() {
-    let place = Place::new(&questions(5), BadRecord::Error);
+    let ending = |last: &str| [questions(5), vec![json!({"messages": [{"role": "user", "content": last}]})]].concat();
+    let place = Place::new(&ending("come"), BadRecord::Error);
     place.run(&Parrot::new(), "1/1", 2).unwrap();
     let whole = place.take();
-    let gone = Place::new(
-        &[questions(5), vec![json!({"messages": [{"role": "user", "content": "gone"}]})]].concat(),
-        BadRecord::Error,
-    );
+    let gone = Place::new(&ending("gone"), BadRecord::Error);
     // The journal of a run whose engine fails at the last record holds all that came before.
     assert!(matches!(gone.run(&Parrot::new(), "1/1", 1), Err(InferError::Engine(_))));
     let journal = std::fs::read(gone.path("out.journal")).unwrap();
     let text = String::from_utf8(journal.clone()).unwrap();
-    assert!(text.starts_with("firebrick-journal-1 test\n") && text.contains("\ndone 3\n"), "{text}");
+    assert!(text.starts_with("firebrick-journal-1 test ") && text.contains("\ndone 3\n"), "{text}");
     for length in 0..=journal.len() {
         std::fs::write(place.path("out.journal"), &journal[..length]).unwrap();
         let done = place.run(&Parrot::new(), "1/1", 1).unwrap();
         assert!(done.resumed <= 5);
         assert_eq!(place.take(), whole, "cut after {length} bytes");
     }
-    std::fs::write(place.path("out.journal"), text.replace("-1 test", "-1 other")).unwrap();
+    std::fs::write(place.path("out.journal"), text.replace("-1 test ", "-1 other ")).unwrap();
     let error = place.run(&Parrot::new(), "1/1", 1).unwrap_err().to_string();
     assert!(error.contains("the journal of another run"), "{error}");
 }
@@ -182,4 +180,39 @@ fn a_run_that_failed_at_a_record_goes_on_with_skip() {
     let without = |text: String, dir: &Path| text.replace(&dir.display().to_string(), "");
     let (a, b) = (without(place.take(), place.dir.path()), without(skipping.take(), skipping.dir.path()));
     assert_eq!(a, b);
+}
+
+#[test]
+fn a_part_without_records_is_an_empty_file() {
+    let place = Place::new(&questions(5), BadRecord::Error);
+    let done = place.run(&Parrot::new(), "1/8", 2).unwrap();
+    assert_eq!((done.records, done.errors, place.take().as_str()), (0, 0, ""));
+}
+
+#[test]
+fn a_file_of_errors_alone_is_not_written_and_asked_again() {
+    let place = Place::new(&[json!({"messages": [{"role": "user", "content": "too long"}]})], BadRecord::Skip);
+    for _ in 0..2 {
+        let engine = Parrot::new();
+        let error = place.run(&engine, "1/1", 2).unwrap_err();
+        assert!(matches!(&error, InferError::AllFailed { first, .. } if first.contains("no room")), "{error}");
+        assert_eq!(engine.said.load(Ordering::Relaxed), 1);
+        let left = std::fs::read_dir(place.dir.path()).unwrap().count();
+        assert_eq!(left, 1, "nothing but the data");
+    }
+}
+
+#[test]
+fn a_journal_of_other_readable_records_is_refused() {
+    let mut rows = questions(6);
+    rows.push(json!({"id": "shown", "messages": [{"role": "user", "type": "image", "content": "a.png"},
+        {"role": "user", "content": "What?"}]}));
+    let place = Place::new(&rows, BadRecord::Skip);
+    assert!(catch_unwind(AssertUnwindSafe(|| place.run(&Parrot::dying(5), "1/1", 2))).is_err());
+    std::fs::write(place.path("a.png"), "").unwrap();
+    let error = place.run(&Parrot::new(), "1/1", 2).unwrap_err().to_string();
+    assert!(error.contains("out.journal") && error.contains("pictures or data files"), "{error}");
+    std::fs::remove_file(place.path("a.png")).unwrap();
+    let done = place.run(&Parrot::new(), "1/1", 2).unwrap();
+    assert_eq!((done.records, done.errors, done.resumed), (7, 1, 4));
 }

@@ -44,7 +44,7 @@ pub struct LocalSettings {
     pub adapters: Vec<(String, PathBuf)>,
     /// Answers that are decoded at once.
     pub lanes: usize,
-    /// What each model keeps of answers that have ended, for prompts that begin alike.
+    /// What is kept of answers that have ended, for prompts that begin alike: rows of each model, tokens of all together.
     pub reuse: Reuse,
 }
 
@@ -153,6 +153,12 @@ impl LocalEngine {
             Some((dir, _)) => zoo::with_types(&model, Some(&dir), Opening { settings, name, first: First::Base }),
             None => zoo::with_types(&model, None, Opening { settings, name, first: First::Base }),
         }
+    }
+
+    /// Whether the thread that has the model still takes work.
+    #[cfg(feature = "serve")]
+    fn is_alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
     fn send(&self, work: Vec<Work>) {

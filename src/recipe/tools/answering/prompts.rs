@@ -236,25 +236,36 @@ fn echo<M: LanguageModel, V: VisionEncoder, P: Projector>(
 ) -> Vec<Token> {
     let tokenizer = &ready.encoder.tokenizer;
     let bare = |id: u32| token(tokenizer, id, None, Vec::new());
-    let Some(top) = logprobs else { return encoded.input_ids.iter().map(|&id| bare(id)).collect() };
+    let Some(top) = logprobs else {
+        return opened(tokenizer, encoded, encoded.input_ids.iter().map(|&id| bare(id)));
+    };
     let padding = Padding { token: pad_id(tokenizer), side: PadSide::Right, multiple_of: 1 };
     let batch = collate(std::slice::from_ref(encoded), &padding);
     let found =
         given_log_probs(&ready.loaded.model, &VlmInputs::upload(&batch, &ready.device), &encoded.input_ids, top);
     let first = encoded.input_ids.first().map(|&id| bare(id));
-    first.into_iter().chain(found.iter().map(|logprob| tokens_of(tokenizer, logprob))).collect()
+    opened(tokenizer, encoded, first.into_iter().chain(found.iter().map(|logprob| tokens_of(tokenizer, logprob))))
+}
+
+/// The first token has nothing in front of it that a decoder could part it from.
+fn opened(tokenizer: &Tokenizer, encoded: &Encoded, tokens: impl Iterator<Item = Token>) -> Vec<Token> {
+    let mut tokens: Vec<Token> = tokens.collect();
+    if let (Some(first), Some(id)) = (tokens.first_mut(), encoded.input_ids.first()) {
+        first.text = tokenizer.decode_all(&[*id]);
+    }
+    tokens
 }
 
 /// A token with its log-probabilities, in words.
 pub(super) fn tokens_of(tokenizer: &Tokenizer, logprob: &TokenLogprob) -> Token {
     let top = logprob.top.iter().map(|&(id, logprob)| {
-        let text = tokenizer.decode_all(&[id]);
-        TopToken { bytes: Some(text.clone().into_bytes()), text, logprob }
+        let (text, bytes) = (tokenizer.text_within(id), tokenizer.bytes_within(id));
+        TopToken { text, bytes, logprob }
     });
     token(tokenizer, logprob.id, Some(logprob.logprob), top.collect())
 }
 
 fn token(tokenizer: &Tokenizer, id: u32, logprob: Option<f32>, top: Vec<TopToken>) -> Token {
-    let text = tokenizer.decode_all(&[id]);
-    Token { bytes: Some(text.clone().into_bytes()), text, logprob, top }
+    let (text, bytes) = (tokenizer.text_within(id), tokenizer.bytes_within(id));
+    Token { text, bytes, logprob, top }
 }

@@ -24,6 +24,10 @@ impl Backend for LocalBackend {
         self.models.clone()
     }
 
+    fn is_alive(&self) -> bool {
+        self.engine.is_alive()
+    }
+
     fn generate(&self, mut request: Request, events: Events) -> Result<(), Refused> {
         if request.sampling.seed.is_none() {
             // Two clients that name no seed are not to get the same words.

@@ -16,10 +16,11 @@ use crate::objectives::Head;
 use crate::projector::Projector;
 use crate::recipe::opened::has_vision;
 use crate::recipe::tools::{Ready, end_tokens, pad_id};
-use crate::text::{Tokenizer, ToolText};
+use crate::text::{StopText, Tokenizer, ToolText};
 use crate::vision::VisionEncoder;
 use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -55,7 +56,7 @@ impl<M: LanguageModel, V: VisionEncoder, P: Projector> Served<M, V, P> {
         let ends = end_tokens(&ready.loaded.folder.dir, &ready.encoder);
         let text_config = ready.loaded.folder.text_config();
         let context = text_config.value()["max_position_embeddings"].as_u64().map(|tokens| tokens as usize);
-        let shown = |stop: &String| !stop.trim().is_empty() && !ready.encoder.tokenizer.hides(stop.trim());
+        let shown = |stop: &String| StopText::is_shown(&ready.encoder.tokenizer, stop);
         let stop = ready.encoder.template.stop().map(|stop| stop.to_string()).filter(shown);
         let outputs = head.map_or(0, |head| head.outputs);
         let names = &ready.loaded.folder.config.value()["id2label"];
@@ -102,17 +103,30 @@ pub(super) fn work<M: LanguageModel, V: VisionEncoder, P: Projector>(
     lanes: usize,
     reuse: Reuse,
 ) {
+    // Its tokens are of all models together.
+    let reuse = Reuse { tokens: reuse.tokens / served.len().max(1), ..reuse };
     let mut running: Vec<Running<'_, M, V, P>> = served.iter().map(|one| Running::new(one, reuse)).collect();
     let mut waiting = VecDeque::new();
     loop {
         let busy = running.iter().map(|one| one.batch.lanes()).sum();
         let Some(new) = next(served, jobs, &mut waiting, lanes.max(1), busy) else { return };
         for (one, new) in running.iter_mut().zip(new) {
-            read(one.served, new.readings);
-            one.admit(new.jobs);
-            one.step();
+            // Whoever waits for a text that is not read is told as its reader is dropped.
+            let _ = caught(|| read(one.served, new.readings));
+            one.careful(|one| one.admit(new.jobs));
+            one.careful(Running::step);
         }
     }
+}
+
+/// Does the work; a panic of it, which has been told already, is an error in words.
+fn caught(work: impl FnOnce()) -> Result<(), String> {
+    // What the panic left half done is not used again: a batch is made anew.
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str);
+        let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it does not say why");
+        format!("computing the answer failed: {words}")
+    })
 }
 
 /// What is new for one of the models.
@@ -183,9 +197,20 @@ impl<'a, M: LanguageModel, V: VisionEncoder, P: Projector> Running<'a, M, V, P> 
         Batch::new(Lanes::new(&loaded.model, pad_id(&encoder.tokenizer), ROOM, device).with_reuse(reuse))
     }
 
+    /// Does the work; where it panics, all rows of this model have failed, and the next ones are begun anew.
+    fn careful(&mut self, work: impl FnOnce(&mut Self)) {
+        if let Err(words) = caught(|| work(self)) {
+            self.after(Err(words));
+        }
+    }
+
     fn admit(&mut self, jobs: Vec<Job>) {
         let mut rows = Vec::new();
         for Job { request, key, mut listener } in jobs {
+            // It may have waited while the prompts before it were scored.
+            if listener.is_cancelled() {
+                continue;
+            }
             let calls = matches!(&request.prompt, Prompt::Chat { conversation, .. } if !conversation.tools.is_empty());
             match prompted(self.served, &request) {
                 Err(failure) => listener.failed(failure),
@@ -204,7 +229,12 @@ impl<'a, M: LanguageModel, V: VisionEncoder, P: Projector> Running<'a, M, V, P> 
                     self.open.insert(self.admitted, open);
                     self.admitted += 1;
                     let stream = self.served.ready.encoder.tokenizer.stream();
-                    let stream = if calls { stream.keeping(ToolText::MARKS) } else { stream };
+                    let stream = match &request.prompt {
+                        Prompt::Chat { .. } if calls => stream.keeping(ToolText::MARKS),
+                        Prompt::Chat { .. } => stream,
+                        // It goes on in the same text.
+                        Prompt::Text(_) | Prompt::Tokens(_) => stream.after(&prompt),
+                    };
                     let detokenizer = Some(Box::new(stream) as _);
                     let settings = RowSettings { decoding: Arc::new(decoding), prompt, key, detokenizer };
                     rows.push(Row { prompt: encoded, settings });
@@ -288,4 +318,114 @@ fn tell(open: &mut HashMap<u64, Open>, tokenizer: &Tokenizer, row: u64, event: E
         Some(_) => open.listener.finished(sequence, Finish::Stop),
     }
     if wanted { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{LocalEngine, LocalSettings};
+    use super::*;
+    use crate::engine::{Answer, Engine, Request, Token};
+    use crate::recipe::tools::Common;
+    use std::path::PathBuf;
+    use std::sync::mpsc::{Sender, channel};
+
+    /// Panics at the first word that it hears.
+    struct Fragile(Sender<Failure>);
+
+    impl Listener for Fragile {
+        fn prompt(&mut self, _: Vec<Token>) {}
+
+        fn text(&mut self, _: usize, _: String, _: Option<Token>) -> bool {
+            panic!("heard too much")
+        }
+
+        fn finished(&mut self, _: usize, _: Finish) {}
+
+        fn done(self: Box<Self>, _: Usage) {}
+
+        fn failed(self: Box<Self>, failure: Failure) {
+            self.0.send(failure).unwrap();
+        }
+
+        fn is_cancelled(&self) -> bool {
+            false
+        }
+    }
+
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    }
+
+    fn engine(model: PathBuf) -> LocalEngine {
+        let device = "cpu".parse().unwrap();
+        let common = Common { model, adapter: None, vision_from: None, device, template: None };
+        let settings = LocalSettings { common, adapters: Vec::new(), lanes: 2, reuse: Reuse::OFF };
+        LocalEngine::open(settings).unwrap()
+    }
+
+    fn answer(engine: &LocalEngine, request: Request) -> Answer {
+        let mut answers = Vec::new();
+        engine.generate(&[request], &mut |_, answer| {
+            answers.push(answer.unwrap());
+            ControlFlow::Continue(())
+        });
+        answers.remove(0)
+    }
+
+    /// Decoders of SentencePiece strip the space of the first word that they see.
+    #[test]
+    fn tokens_have_the_spaces_of_their_text() {
+        let folder = tempfile::tempdir().unwrap();
+        for (from, name) in [
+            ("parity/llama_text/model", "config.json"),
+            ("parity/llama_text/model", "model.safetensors"),
+            ("parity/llama_text/model", "chat_template.jinja"),
+            ("text/metaspace", "tokenizer.json"),
+            ("text/metaspace", "tokenizer_config.json"),
+        ] {
+            std::fs::copy(fixture(from).join(name), folder.path().join(name)).unwrap();
+        }
+        let engine = engine(folder.path().to_owned());
+        let tokenizer = Tokenizer::from_dir(folder.path()).unwrap();
+        let words = tokenizer.token_id("\u{2581}the").unwrap();
+        let mut request = Request::new("row", Prompt::Text("the the the".to_owned()));
+        (request.echo, request.logprobs) = (true, Some(2));
+        (request.sampling.max_new_tokens, request.sampling.allowed_tokens) = (Some(2), vec![words]);
+        let answer = answer(&engine, request);
+        let texts = |tokens: &[Token]| tokens.iter().map(|token| token.text.clone()).collect::<Vec<String>>();
+        let mut prompt = texts(&answer.prompt);
+        if tokenizer.adds_bos() {
+            assert_eq!(prompt.remove(0), "<s>");
+            assert_eq!(prompt, [" the", " the", " the"]);
+        } else {
+            assert_eq!(prompt, ["the", " the", " the"]);
+        }
+        assert_eq!(
+            (answer.choices[0].text.as_str(), texts(&answer.choices[0].tokens)),
+            (" the the", vec![" the".to_owned(); 2])
+        );
+        assert_eq!(answer.choices[0].tokens[0].bytes.as_deref(), Some(&b" the"[..]));
+    }
+
+    #[test]
+    fn a_panic_ends_what_is_open_and_no_more() {
+        let engine = engine(fixture("parity/llama_text/model"));
+        let mut request = Request::new("row", Prompt::Tokens(vec![5, 6, 7]));
+        (request.sampling.max_new_tokens, request.logprobs) = (Some(3), Some(0));
+        let (sender, failures) = channel();
+        let job = Job { request: request.clone(), key: 0, listener: Box::new(Fragile(sender)) };
+        engine.send(vec![Work::Write(Box::new(job))]);
+        let words = "computing the answer failed: heard too much".to_owned();
+        assert_eq!(failures.recv(), Ok(Failure::Broken(words)));
+        assert_eq!(answer(&engine, request).choices[0].tokens.len(), 3);
+        #[cfg(feature = "serve")]
+        assert!(engine.is_alive());
+    }
+
+    #[test]
+    fn a_panic_is_an_error_in_words() {
+        assert_eq!(caught(|| ()), Ok(()));
+        assert_eq!(caught(|| panic!("no {}", "memory")), Err("computing the answer failed: no memory".to_owned()));
+        assert_eq!(caught(|| panic!("plain")), Err("computing the answer failed: plain".to_owned()));
+    }
 }

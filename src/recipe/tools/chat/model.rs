@@ -9,7 +9,7 @@ use crate::generation::{Lanes, Reuse};
 use crate::models::LanguageModel;
 use crate::projector::Projector;
 use crate::recipe::tools::{Ready, end_tokens, pad_id};
-use crate::text::Conversation;
+use crate::text::{Conversation, StopText};
 use crate::vision::VisionEncoder;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -39,12 +39,12 @@ impl<'a, M: LanguageModel, V: VisionEncoder, P: Projector> Model<'a, M, V, P> {
         let tokenizer = &encoder.tokenizer;
         let lanes = Lanes::new(&loaded.model, pad_id(tokenizer), ROOM, device).with_reuse(REUSE);
         let context = loaded.folder.text_config().value()["max_position_embeddings"].as_u64();
-        let stop = encoder.template.stop().filter(|stop| !stop.is_empty());
+        let stop = encoder.template.stop().filter(|stop| StopText::is_shown(tokenizer, stop));
         Self {
             ready,
             batch: Batch::new(lanes),
             ends: end_tokens(&loaded.folder.dir, encoder),
-            stop: stop.filter(|stop| tokenizer.token_id(stop.trim()).is_none()).map(|stop| stop.to_string()),
+            stop: stop.map(|stop| stop.to_string()),
             context: context.map(|tokens| tokens as usize),
         }
     }

@@ -8,7 +8,8 @@ use crate::data::{
 use crate::example::Shape;
 use crate::pipelines::Prediction;
 use crate::pipelines::judging::question_of;
-use crate::text::{Conversation, Role};
+use crate::pipelines::record::with_calls;
+use crate::text::{Conversation, Message, Role, ToolCall};
 use clap::ValueEnum;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -69,12 +70,14 @@ fn questions<K: DataKind>(kind: K, files: &[PathBuf], images: &[PathBuf]) -> Res
     let data = Dataset::open(kind, files, images)?;
     let question = |index: usize| {
         let row = data.row(index)?;
-        let sample = data.read(index, &row)?;
+        // Of a row that ends with a question an answer is made up, so that it can be read; it is right by no means.
+        let longer = data.kind().awaiting(&row);
+        let sample = data.read(index, longer.as_ref().unwrap_or(&row))?;
         let mut conversation = <K::Shape as Shape>::shown(&sample.conversation, &sample.target);
         // What the record ends with is the answer; a conversation that ends with somebody else's words has none.
         let spoken = conversation.messages.iter().rev().take_while(|message| message.role == Role::Assistant).count();
         let answers = conversation.messages.split_off(conversation.messages.len() - spoken);
-        let answer = answers.first().map(|message| message.words());
+        let answer = answers.first().filter(|_| longer.is_none()).map(in_words);
         let mut images = sample.images;
         images.truncate(conversation.image_count());
         let messages = match chat_row(&conversation.messages, &images) {
@@ -85,4 +88,10 @@ fn questions<K: DataKind>(kind: K, files: &[PathBuf], images: &[PathBuf]) -> Res
         Ok(Question { record, place: sample.place, conversation, images })
     };
     (0..data.len()).map(question).collect()
+}
+
+/// A message's words with its calls.
+fn in_words(message: &Message) -> String {
+    let calls = message.tool_calls.iter().map(ToolCall::to_json).collect();
+    with_calls(&message.words(), Some(&Value::Array(calls)))
 }

@@ -1,7 +1,7 @@
 //! What is written.
 
 use super::{Evaluate, Other, Subject, table};
-use crate::pipelines::evaluation::{Compared, Figure, Record};
+use crate::pipelines::evaluation::{Figure, MetricComparison, Record};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
@@ -60,7 +60,7 @@ fn comparison(first: &str, other: &Other) -> Value {
     json!({"first": first, "second": other.name, "num_records": other.pairs, "metrics": all})
 }
 
-fn compared(one: &Compared) -> Value {
+fn compared(one: &MetricComparison) -> Value {
     let found = &one.comparison;
     let mut value = json!({
         "first": found.first,

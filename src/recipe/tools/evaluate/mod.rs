@@ -17,7 +17,7 @@ use crate::device::DeviceRequest;
 use crate::generation::Reuse;
 use crate::metrics::{AnyMetric, Bootstrap, Facts, MetricError, Registry};
 use crate::pipelines::evaluation::{
-    Compared, EvaluationError, Figure, Record, System, figure, measure, pair, registry,
+    EvaluationError, Figure, MetricComparison, Record, System, figure, measure, pair, registry,
 };
 use crate::pipelines::judging::References;
 use crate::recipe::RecipeError;
@@ -27,6 +27,23 @@ use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+/// Options that say nothing of prediction files. (Of an option that `requires` one of these, the parser asks nothing where
+/// --predictions excludes that one.)
+const OF_A_MODEL: [&str; 12] = [
+    "model",
+    "data",
+    "adapter",
+    "reference_model",
+    "vision_from",
+    "template",
+    "format",
+    "images",
+    "max_new_tokens",
+    "temperature",
+    "num_answers",
+    "batch_size",
+];
+
 /// Metrics over prediction files, or over what a model says of a data set; and systems compared record by record.
 #[derive(Clone, Debug, Parser)]
 #[command(disable_version_flag = true, args_override_self = true)]
@@ -35,7 +52,7 @@ pub struct Evaluate {
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     pub metrics: Vec<String>,
     /// Prediction files of one system, .jsonl or .json (both also with .gz), or .parquet
-    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["model", "data"])]
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = OF_A_MODEL)]
     pub predictions: Vec<PathBuf>,
     /// Data whose rows say what is right for the records of the same ids
     #[arg(long, value_name = "FILE", num_args = 1..)]
@@ -66,22 +83,22 @@ pub struct Evaluate {
     #[arg(long, value_name = "FILE", num_args = 1.., requires = "model")]
     pub data: Vec<PathBuf>,
     /// What the records of --data look like
-    #[arg(long, value_name = "KIND", default_value = "llava")]
+    #[arg(long, value_name = "KIND", default_value = "llava", requires = "model")]
     pub format: DataFormat,
     /// Folders in which relative image paths are sought
     #[arg(long, value_name = "DIR", num_args = 1.., requires = "model")]
     pub images: Vec<PathBuf>,
     /// Tokens after which an answer ends anyway
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = at_least_one, requires = "model")]
     pub max_new_tokens: usize,
     /// Draws the answers at this temperature; left out, the likeliest token is taken
-    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = above_zero)]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = above_zero, requires = "model")]
     pub temperature: Option<f64>,
     /// Answers per question; several need --temperature
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one, requires = "model")]
     pub num_answers: usize,
     /// Questions that are answered at once
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = at_least_one, requires = "model")]
     pub batch_size: usize,
     /// Tokens in the model's vocabulary, which ead_* compares with
     #[arg(long, value_name = "N")]
@@ -120,7 +137,7 @@ impl Subject {
 struct Other {
     name: String,
     pairs: usize,
-    compared: Vec<Compared>,
+    compared: Vec<MetricComparison>,
 }
 
 impl Evaluate {
@@ -222,9 +239,15 @@ impl Evaluate {
         if self.model.is_some() && self.metrics.is_empty() {
             return usage("name what is computed with --metrics; `evaluate --list` names all metrics");
         }
-        let is_named = |name: &str| self.metrics.iter().any(|one| one == name);
-        if self.model.is_some() && (is_named("kl") || is_named("kl_answer")) && self.reference_model.is_none() {
+        let is_named = |name: &str| self.metrics.iter().any(|one| one.trim() == name);
+        let diverges = is_named("kl") || is_named("kl_answer");
+        if self.model.is_some() && diverges && self.reference_model.is_none() {
             return usage("`kl` compares the model with another: name it with --reference-model");
+        }
+        if self.reference_model.is_some() && !diverges {
+            return usage(
+                "--reference-model is what `kl` and `kl_answer` compare with; name one of them, or leave it out",
+            );
         }
         if self.num_answers > 1 && self.temperature.is_none() {
             return usage("several answers to a question would all be the same: draw them with --temperature");

@@ -8,8 +8,10 @@ use crate::engine::{Answer, Choice, Engine, Finish, ImageSource, Prompt, Request
 use crate::pipelines::evaluation::Record;
 use crate::pipelines::judging::{judged, options};
 use crate::pipelines::{PredictedAnswer, Prediction};
+use crate::text::ToolCall;
 use crate::trainer::progress::Progress;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 /// How answers are generated.
@@ -125,6 +127,10 @@ fn predicted((number, choice): (usize, Choice)) -> PredictedAnswer {
         ..PredictedAnswer::default()
     };
     answer.rest.insert("finish_reason".into(), choice.finish.as_str().into());
+    if !choice.tool_calls.is_empty() {
+        let calls: Vec<Value> = choice.tool_calls.iter().map(ToolCall::to_json).collect();
+        answer.rest.insert("tool_calls".into(), calls.into());
+    }
     answer
 }
 
@@ -168,22 +174,23 @@ fn right_answers(questions: &[Question]) -> anyhow::Result<Vec<Given>> {
 fn own_answers(questions: &[Question]) -> Vec<Given> {
     let of = |(number, question): (usize, &Question)| {
         let ended = |answer: &PredictedAnswer| {
-            answer.rest.get("finish_reason").and_then(Value::as_str) == Some(Finish::Stop.as_str())
+            let finish = answer.rest.get("finish_reason").and_then(Value::as_str);
+            [Finish::Stop, Finish::ToolCalls].iter().any(|end| Some(end.as_str()) == finish)
         };
         let answers = question.record.answers.iter();
-        answers.map(|answer| given(number, question, &answer.content, ended(answer))).collect::<Vec<_>>()
+        answers.map(|answer| given(number, question, &answer.said(), ended(answer))).collect::<Vec<_>>()
     };
     questions.iter().enumerate().flat_map(of).collect()
 }
 
-/// The summed log-probability of each option, beside the options.
+/// The summed log-probability of each option, beside the options, in place of what the data says of them.
 fn put_options(questions: &mut [Question], options: &[Given], log_probs: &[Vec<f64>]) {
+    let mut scores: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
     for (given, own) in options.iter().zip(log_probs) {
-        let rest = &mut questions[given.question].record.rest;
-        let scores = rest.entry("scores").or_insert_with(|| json!([]));
-        if let Value::Array(scores) = scores {
-            scores.push(json!(own.iter().sum::<f64>()));
-        }
+        scores.entry(given.question).or_default().push(own.iter().sum());
+    }
+    for (question, scores) in scores {
+        questions[question].record.rest.insert("scores".into(), json!(scores));
     }
 }
 
@@ -208,4 +215,54 @@ fn right_record(question: &Question, given: &Given, log_probs: Vec<f64>) -> anyh
     };
     let record = Prediction { answers: vec![answer], ..question.record.clone() };
     Ok(Record::of(record, question.place.clone())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Place;
+    use crate::engine::Token;
+    use crate::text::Conversation;
+
+    fn question(record: Value) -> Question {
+        Question {
+            record: serde_json::from_value(record).unwrap(),
+            place: Place::new(std::path::Path::new("q.jsonl"), 1),
+            conversation: Conversation::new(Vec::new()),
+            images: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_scores_of_options_replace_those_of_the_data() {
+        let of = |scores: Value| question(json!({"id": 1, "choices": ["a", "b"], "answer": 0, "scores": scores}));
+        let mut questions = [of(json!([1, 2])), of(json!(null)), of(json!([7, 8]))];
+        let options = options_of(&questions).unwrap();
+        let log_probs: Vec<Vec<f64>> = (0..6).map(|i| vec![-0.5, -f64::from(i)]).collect();
+        put_options(&mut questions, &options, &log_probs);
+        for (i, question) in questions.iter().enumerate() {
+            let first = -0.5 - 2.0 * i as f64;
+            assert_eq!(question.record.rest["scores"], json!([first, first - 1.0]));
+        }
+    }
+
+    #[test]
+    fn calls_are_judged_as_the_model_wrote_them() {
+        let token = Token { text: "x".to_owned(), bytes: None, logprob: Some(-0.5), top: Vec::new() };
+        let choice = Choice {
+            text: "I look. ".to_owned(),
+            tokens: vec![token],
+            score: None,
+            tool_calls: vec![ToolCall::new("look", json!({"at": "it"}))],
+            finish: Finish::ToolCalls,
+        };
+        let mut question = question(json!({"id": 1}));
+        question.record.answers = vec![predicted((0, choice))];
+        let said = "I look.\n<tool_call>{\"name\":\"look\",\"arguments\":{\"at\":\"it\"}}</tool_call>";
+        let own = own_answers(std::slice::from_ref(&question)).remove(0);
+        assert_eq!((own.answer.as_str(), own.with_end), (said, true));
+        let judged = judged(&question.record, &question.place).unwrap();
+        let calls = crate::text::parse_tool_calls(&judged.answers[0].text).unwrap();
+        assert_eq!(calls, [ToolCall::new("look", json!({"at": "it"}))]);
+    }
 }

@@ -23,6 +23,8 @@ fn options_that_do_not_go_together_are_refused() {
     let with = |more: &[&str]| said(&[&model, more].concat());
     assert!(with(&[]).contains("--metrics"));
     assert!(with(&["--metrics", "kl"]).contains("--reference-model"));
+    assert!(with(&["--metrics", "bleu, kl "]).contains("--reference-model"));
+    assert!(with(&["--metrics", "bleu", "--reference-model", "m"]).contains("`kl_answer`"));
     assert!(with(&["--metrics", "bleu", "--num-answers", "2"]).contains("--temperature"));
     assert!(with(&["--metrics", "perplexity", "--against", "b.jsonl"]).contains("perplexity"));
     for bad in [
@@ -30,10 +32,24 @@ fn options_that_do_not_go_together_are_refused() {
         &["--data", "d"],
         &["--predictions", "p", "--model", "m", "--data", "d"],
         &["--predictions", "p", "--level", "1"],
+        &["--predictions", "p", "--template", "v1"],
+        &["--predictions", "p", "--images", "i"],
+        &["--predictions", "p", "--reference-model", "m"],
+        &["--predictions", "p", "--temperature", "1"],
+        &["--predictions", "p", "--max-new-tokens", "8"],
+        &["--predictions", "p", "--batch-size", "2"],
+        &["--predictions", "p", "--num-answers", "2"],
+        &["--predictions", "p", "--format", "chat"],
         &["--predictions", "p", "--samples", "0"],
     ] {
         assert!(Evaluate::try_parse_from(std::iter::once(&"evaluate").chain(bad)).is_err(), "{bad:?}");
     }
+}
+
+#[test]
+fn what_a_model_alone_is_told_has_defaults() {
+    // Which are no reason to refuse prediction files.
+    assert_eq!(parsed(&["--predictions", "p", "--metrics", "bleu"]).batch_size, 8);
 }
 
 #[test]
@@ -52,4 +68,20 @@ fn names_that_are_none_come_with_the_nearest() {
 fn columns_stand_under_each_other() {
     let rows = [["metric", "value", ""], ["größe", "1", ""]].map(|row| row.map(str::to_owned).to_vec());
     assert_eq!(table::columns(&rows), ["metric  value", "größe       1"]);
+}
+
+#[test]
+fn questions_need_no_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("q.json");
+    let asked = r#"{"id": "a", "answers": ["x"], "conversations": [{"from": "human", "value": "What?"}]}"#;
+    let bare = r#"{"id": "b", "conversations": [{"from": "human", "value": "What?"}]}"#;
+    let answered =
+        r#"{"id": "c", "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "That."}]}"#;
+    std::fs::write(&file, format!("[{asked}, {bare}, {answered}]")).unwrap();
+    let questions = DataFormat::Llava.questions(&[file], &[]).unwrap();
+    for (question, right) in questions.into_iter().zip([&["x"][..], &[], &["That."]]) {
+        assert_eq!(question.conversation.messages.len(), 1);
+        assert_eq!(Record::of(question.record, question.place).unwrap().judged.references, right);
+    }
 }

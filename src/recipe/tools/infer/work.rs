@@ -77,12 +77,6 @@ impl Work {
             let done = run(file, &*records, &plan, &*task, &mut |count, _| progress.inc(count as u64));
             let done = done.map_err(usual)?;
             progress.message(&format!("{}: {}", output.display(), summary(&done)));
-            if done.errors == done.records {
-                // Such a file is of no use, and a script should notice.
-                progress.finish();
-                preview::show(&output, 1)?;
-                anyhow::bail!("{}: every record failed", output.display());
-            }
         }
         progress.finish();
         if let Some(first) = planned.first() {
