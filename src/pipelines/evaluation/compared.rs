@@ -20,7 +20,7 @@ pub struct MetricComparison {
 /// Pairs the records of two systems by their ids; where there are several data sets, by these and the ids.
 ///
 /// # Errors
-/// [`EvaluationError::Twice`], [`EvaluationError::Alone`].
+/// [`EvaluationError::Twice`], [`EvaluationError::NoPartner`].
 pub fn pair(first: &System, second: &System) -> Result<PairedRecords, EvaluationError> {
     let sets =
         |system: &System| system.records.iter().map(|record| record.dataset_name.clone()).collect::<BTreeSet<_>>();
@@ -43,7 +43,7 @@ pub fn pair(first: &System, second: &System) -> Result<PairedRecords, Evaluation
     let (ours, theirs) = (index(first)?, index(second)?);
     let alone = |record: &Record, other: &System| {
         let (place, id) = (Box::new(record.place.clone()), record.judged.id.clone());
-        EvaluationError::Alone { place, id, other: other.name.clone() }
+        EvaluationError::NoPartner { place, id, other: other.name.clone() }
     };
     if let Some(extra) = second.records.iter().find(|record| !ours.contains_key(&key(record))) {
         return Err(alone(extra, first));

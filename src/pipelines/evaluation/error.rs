@@ -33,7 +33,7 @@ pub enum EvaluationError {
     },
     /// A record that only one of two systems has.
     #[error("{place}: the record `{id}` is not among those of {other}; compare predictions of the same records")]
-    Alone {
+    NoPartner {
         /// Where it stands.
         place: Box<Place>,
         /// Its id.

@@ -126,7 +126,7 @@ pub fn registry() -> Registry {
         ("reward_mean", RewardFigure::Mean, "mean reward of a record's answers"),
         ("reward_best", RewardFigure::Best, "reward of a record's best answer"),
         ("reward_accuracy", RewardFigure::Accuracy, "share of pairs whose chosen answer has the higher reward"),
-        ("reward_margin", RewardFigure::Margin, "mean reward of the chosen answers less that of the rejected ones"),
+        ("reward_margin", RewardFigure::MeanMargin, "mean reward of the chosen answers less that of the rejected ones"),
     ] {
         registry.add(name, help, move |_| Ok(Box::new(Reward::new(name, figure))));
     }

@@ -12,7 +12,7 @@ pub enum RewardFigure {
     /// Share of the pairs of a chosen and a rejected answer in which the chosen one's is higher; equal ones count as wrong.
     Accuracy,
     /// Mean of the chosen answers' less mean of the rejected ones'.
-    Margin,
+    MeanMargin,
 }
 
 /// A number of a record's rewards, the scores of its candidates; chosen ones have a relevance above 0. Each record weighs the
@@ -54,14 +54,14 @@ impl TextMetric for Reward {
             with.filter(|(_, one)| (one.relevance > 0.0) == is_chosen).map(|(&reward, _)| reward).collect()
         };
         let (chosen, rejected) = (of(true), of(false));
-        let is_pair = matches!(self.figure, RewardFigure::Accuracy | RewardFigure::Margin);
+        let is_pair = matches!(self.figure, RewardFigure::Accuracy | RewardFigure::MeanMargin);
         if is_pair && (chosen.is_empty() || rejected.is_empty()) {
             return Err(asked.missing("pair of a chosen and a rejected answer with their rewards"));
         }
         Ok(Measured::mean(match self.figure {
             RewardFigure::Mean => mean(&rewards),
             RewardFigure::Best => rewards.iter().copied().fold(f64::NEG_INFINITY, f64::max),
-            RewardFigure::Margin => mean(&chosen) - mean(&rejected),
+            RewardFigure::MeanMargin => mean(&chosen) - mean(&rejected),
             RewardFigure::Accuracy => {
                 let right = chosen.iter().flat_map(|a| rejected.iter().map(move |b| f64::from(a > b)));
                 right.sum::<f64>() / (chosen.len() * rejected.len()) as f64

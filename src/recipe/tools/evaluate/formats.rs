@@ -30,9 +30,12 @@ pub enum DataFormat {
     /// {"instruction", "input", "output"}
     Alpaca,
     /// {"prompt"}, without an answer
-    Prompts,
+    #[value(name = "prompts")]
+    PromptRows,
     /// turbo-alignment's pairs; the better answer is the right one
-    Pairs,
+    // Its own name is a type's: the compiler would call that by its whole path in every message about a recipe.
+    #[value(name = "pairs")]
+    PairRows,
     /// TRL's pairs: {"prompt", "chosen", "rejected"}; the chosen answer is the right one
     Preference,
     /// turbo-alignment's classified conversations: {"messages", "label"}
@@ -60,7 +63,7 @@ impl DataFormat {
         }
         of! {
             Llava: LlavaData, Chat: ChatData, Messages: MessagesData, MessagesImages: MessagesImagesData,
-            ShareGpt: ShareGptData, Alpaca: AlpacaData, Prompts: PromptsData, Pairs: PairsData,
+            ShareGpt: ShareGptData, Alpaca: AlpacaData, PromptRows: PromptsData, PairRows: PairsData,
             Preference: PreferenceData, Classification: ClassificationData,
         }
     }
