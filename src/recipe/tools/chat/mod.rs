@@ -42,7 +42,7 @@ pub struct Chat {
     /// What every tool takes.
     #[command(flatten)]
     pub common: Common,
-    /// Images, in the order in which they come before the first question, or at its <image> markers
+    /// Images, in the order in which they come before the first question, or at its image markers
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub image: Vec<PathBuf>,
     /// The question, of which the answer is all
