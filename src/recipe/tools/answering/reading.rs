@@ -38,6 +38,7 @@ pub(super) enum Wanted {
     /// What a head says of each class.
     Classes,
     /// Its hidden states, as one; the first so many values of it.
+    #[cfg_attr(not(feature = "serve"), expect(dead_code, reason = "the server alone embeds"))]
     Embedding { pooling: Option<Pooling>, dimensions: Option<usize> },
 }
 
