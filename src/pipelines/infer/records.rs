@@ -235,7 +235,7 @@ fn image_names<K: DataKind>(data: &Dataset<K>, index: usize, row: &Row) -> Resul
 }
 
 /// Messages as turbo-alignment writes them: an image is a message of its own, with a file's path as its content.
-fn written(messages: &[Message], images: &[PathBuf]) -> Vec<Value> {
+pub(super) fn written(messages: &[Message], images: &[PathBuf]) -> Vec<Value> {
     let mut images = images.iter();
     let mut all = Vec::new();
     for message in messages {

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use serde_json::Value;
 
 use super::super::{PredictedAnswer, Prediction};
+use super::records::written;
 use super::{GenerationSetting, Record};
 use crate::engine::ImageSource;
 use crate::engine::{Answer, Choice, Engine, EngineError, Finished, Prompt, Request, Sampling, ScoreRequest};
@@ -208,6 +209,10 @@ impl Task for Classify<'_> {
             // Of equals the first.
             let best = probabilities.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1)).map(|(class, _)| class);
             let mut prediction = record.prediction.clone();
+            // The class is that of the whole conversation.
+            if let [only] = record.answers.as_slice() {
+                prediction.messages.extend(written(&only.messages, &[]));
+            }
             prediction.predicted_label = best.map(Value::from);
             prediction.rest.insert("probabilities".to_owned(), probabilities.into());
             Ok(prediction)

@@ -111,4 +111,9 @@ fn a_classifier_takes_the_likeliest_class() {
     assert_eq!((first.predicted_label.clone(), first.label.clone()), (Some(json!(1)), Some(json!(1))));
     assert_eq!(first.rest["probabilities"], json!([0.25, 0.75]));
     assert_eq!(found[1].as_ref().unwrap().predicted_label, Some(json!(0)));
+    // What is written is what was judged, the assistant's last turn too.
+    let turns = json!([{"role": "user", "content": "Good?"}, {"role": "bot", "content": "Yes."}]);
+    let asked = records(ClassificationData::default(), &[json!({"messages": turns, "label": 1})]);
+    let found = Classify { engine: &parrot, model: None }.work(&asked, &mut Spent::default());
+    assert_eq!(Value::from(found[0].as_ref().unwrap().messages.clone()), turns);
 }
